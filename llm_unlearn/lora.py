@@ -1,0 +1,44 @@
+"""Adapters: where they are put, and what a run with an adapter starts from."""
+
+from dataclasses import dataclass
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from llm_unlearn.errors import RecipeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """LoRA on every linear layer but the head (Hu et al., 2021, arXiv:2106.09685)."""
+
+    r: int = 16  # rank; the thermostat trial's
+    alpha: int = 32  # scale = alpha / r
+    target_modules: str = "all-linear"  # or a regular expression over module names
+    dropout: float = 0.0  # a log-ratio against the reference needs both without dropout
+
+
+def attach(
+    model: nn.Module, lora: Lora, task_type: str | None = None, modules_to_save: tuple[str, ...] = ()
+) -> PeftModel:
+    """Return the model with a fresh adapter: B = 0, so its outputs are the model's own.
+
+    An adapter that is already there is merged into the base first (the knowledge sits in it), so that switching the new
+    one off gives the model before unlearning.
+    """
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload(safe_merge=True)
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        target_modules=lora.target_modules,
+        lora_dropout=lora.dropout,
+        task_type=task_type,
+        modules_to_save=list(modules_to_save) or None,
+    )
+    try:
+        return get_peft_model(model, config)  # type: ignore[arg-type,return-value]
+    except ValueError as error:  # peft's own list of every module name is long; its first sentence says it
+        raise RecipeError(
+            f"no module of {type(model).__name__} matches lora.target_modules={lora.target_modules!r}: {error}"
+        ) from error

@@ -1,0 +1,93 @@
+"""What a method is, and how it is found: the file name is the registry.
+
+`methods/npo.py` is `npo`.  A dotted path (`my_package.my_method`) works for methods that live elsewhere.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from llm_unlearn import methods
+from llm_unlearn.errors import RecipeError, TaskError, nearest
+from llm_unlearn.fit import Objective, Schedule, Stop, fit
+from llm_unlearn.run import Run
+
+ALL_TASKS = frozenset({"causal_lm", "sequence_classifier", "image_classifier"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """An unlearning method: its fields are its hyper-parameters, `unlearn` edits `run.model`."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
+    tasks: ClassVar[frozenset[str]] = ALL_TASKS
+    starts_from: ClassVar[Literal["target", "origin"]] = "target"
+    paper: ClassVar[str] = ""
+
+    @abstractmethod
+    def unlearn(self, run: Run) -> None:
+        """Change `run.model` so that it no longer knows the forget split."""
+
+    def check(self, run: Run) -> None:
+        """Raise TaskError or DataError where the run is not what this method works on."""
+        if run.task.name not in self.tasks:
+            raise TaskError(
+                f"{type(self).__name__} works on {', '.join(sorted(self.tasks))}; this run is a {run.task.name}."
+            )
+        for split in sorted(self.needs):
+            run.rows(split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossMethod(Method):
+    """A method that is a loss on paired forget and retain rows."""
+
+    reference: ClassVar[bool] = (
+        False  # does the loss read batch["forget"]["reference_nll"], the target's summed nll a row
+    )
+    training: Schedule = Schedule()
+    stop: Stop = Stop()
+
+    @abstractmethod
+    def objective(self, run: Run) -> Objective:
+        """Return (model, batch, progress) -> named terms; a closure over constants only."""
+
+    def unlearn(self, run: Run) -> None:
+        """Fit the objective on the run's forget and retain rows."""
+        self.check(run)
+        streams = {"forget": run.rows("forget"), "retain": retained(run)}
+        fit(run, streams, self.objective(run), schedule=self.training, stop=self.stop, reference=self.reference)
+
+
+def retained(run: Run) -> list[Mapping[str, object]]:
+    """Return everything the run trains to keep: retain, neighbours and general knowledge."""
+    run.rows("retain")
+    return [row for split in ("retain", "neighbour", "general") for row in run.splits.get(split, ())]
+
+
+def available() -> list[str]:
+    """Return the names of the built-in methods."""
+    return sorted(module.name for module in pkgutil.iter_modules(methods.__path__) if not module.name.startswith("_"))
+
+
+def find(name: str) -> type[Method]:
+    """Return the method class in `methods/<name>.py`, or in the module at a dotted path."""
+    path = name if "." in name else f"{methods.__name__}.{name}"
+    if "." not in name and name not in available():
+        raise RecipeError(f"unknown method {name!r}{nearest(name, available())}. Methods: {', '.join(available())}.")
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        raise RecipeError(f"cannot import the method {name!r}: {error}. Is its package installed?") from error
+    found = [
+        thing
+        for thing in vars(module).values()
+        if inspect.isclass(thing) and issubclass(thing, Method) and thing.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise RecipeError(f"{path} must hold exactly one Method; it holds {len(found)}.")
+    return found[0]

@@ -1,0 +1,189 @@
+"""What watches a fit: probes, thermostat, best checkpoint, history, progress bar, and what a checkpoint needs beside weights."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate.utils import reduce
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+
+from llm_unlearn.head import unwrapped
+from llm_unlearn.progress import Progress, Stop
+from llm_unlearn.run import Run
+from llm_unlearn.tasks import Batch, Example
+
+if TYPE_CHECKING:
+    from llm_unlearn.fit import ObjectiveTrainer
+
+RECORD, BEST = "progress.json", "best.safetensors"
+PROBED = ("forget", "holdout", "retain")
+
+
+class Observer(TrainerCallback):
+    """Probes the model every few steps, switches the thermostat, and keeps what a resumed run must know."""
+
+    def __init__(
+        self, run: Run, streams: Mapping[str, Sequence[Example]], stop: Stop | None, steps: int, steps_an_epoch: float
+    ) -> None:
+        """Choose the probe rows, once, by the run's seed."""
+        self.run, self.stop = run, stop
+        self.history: list[dict[str, Any]] = []
+        self.terms: dict[str, list[Tensor]] = {}
+        self.best: dict[str, Tensor] | None = None
+        self.encoded = {name: streams[name] for name in PROBED if name in streams}
+        if stop is not None and run.splits.get("holdout") and "holdout" not in self.encoded:
+            self.encoded["holdout"] = run.task.encode(run.splits["holdout"])
+        self.probes = (
+            {name: _sample(rows, stop.probe, run.seed) for name, rows in self.encoded.items()} if stop else {}
+        )
+        self.progress = Progress(
+            steps=steps, steps_an_epoch=steps_an_epoch, stop=stop, measure=self.measure, reduce_mean=self.reduce_mean
+        )
+        self.bar = tqdm(total=steps, unit="step", leave=True, disable=None)
+
+    def connect(self, trainer: "ObjectiveTrainer") -> None:
+        """Take the trainer, whose (possibly wrapped) model is the one to probe."""
+        self.trainer = trainer
+        self.bar.disable = self.bar.disable or not trainer.is_world_process_zero()
+
+    def reduce_mean(self, value: Tensor) -> Tensor:
+        """Return the mean of a scalar over the processes."""
+        if self.trainer.args.world_size == 1:
+            return value
+        mean: Tensor = reduce(value, reduction="mean")
+        return mean
+
+    @torch.no_grad()
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return each row's loss [B], nats a scored decision, with the model in eval mode."""
+        was_training = model.training
+        model.eval()
+        device = self.trainer.args.device
+        out = self.run.task.decisions(model, {name: tensor.to(device) for name, tensor in batch.items()}).loss()
+        model.train(was_training)
+        return out
+
+    def mean_loss(self, examples: Sequence[Example], batch_size: int = 64) -> float:
+        """Return the examples' mean loss under the current model.
+
+        Every process computes all of it: the same numbers everywhere, so the same decisions, without a word exchanged.
+        """
+        parts = [
+            self.losses(self.trainer.model_wrapped, self.run.task.collate(examples[first : first + batch_size]))
+            for first in range(0, len(examples), batch_size)
+        ]
+        return torch.cat(parts).mean().item()
+
+    def measure(self, split: str) -> float:
+        """Return the mean loss of all rows of a split under the current model, nats a scored decision."""
+        if split not in self.encoded:
+            self.encoded[split] = self.run.task.encode(self.run.rows(split))
+        return self.mean_loss(self.encoded[split])
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take the levels of the model before unlearning, unless a checkpoint brought them."""
+        self.bar.update(state.global_step - self.bar.n)
+        if self.probes and "level" not in self.progress.state:
+            losses = {name: self.mean_loss(rows) for name, rows in self.probes.items()}
+            fallback = losses.get("retain", 0.0) + (self.stop.margin if self.stop else 0.0)
+            holdout = self.measure("holdout") if "holdout" in losses else fallback
+            self.progress.state.update(level=holdout, retain=losses.get("retain"))
+            self._record(0, losses)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Probe every few steps and decide whether the forget terms are on."""
+        self.bar.update(state.global_step - self.bar.n)
+        self.progress.known_mean = None
+        every = self.stop.every if self.stop else 25
+        if state.global_step % every == 0 or state.global_step == self.progress.steps:
+            last = state.global_step == self.progress.steps
+            names = [name for name in self.probes if name != "retain" or last or state.global_step % (4 * every) == 0]
+            self._record(state.global_step, {name: self.mean_loss(self.probes[name]) for name in names})
+
+    def _record(self, step: int, losses: Mapping[str, float]) -> None:
+        now = self.progress.state
+        if self.stop is not None and self.stop.thermostat and "forget" in losses:
+            now["on"] = losses["forget"] < losses.get("holdout", now["level"])
+        terms = {name: torch.stack(values).mean().item() for name, values in self.terms.items()}
+        self.terms.clear()
+        entry = {"step": step, **{f"{name}_loss": value for name, value in losses.items()}, **terms}
+        if self.stop is not None:
+            entry["on"] = now.get("on", True)
+        self.history.append(entry)
+        self.bar.set_postfix(
+            {name: f"{value:.2f}" for name, value in losses.items()} or {k: f"{v:.3f}" for k, v in terms.items()}
+        )
+        if step and "retain" in losses and "forget" in losses:
+            self._keep_best(step, losses)
+
+    def _keep_best(self, step: int, losses: Mapping[str, float]) -> None:
+        """Remember the weights that forget best among those that still hold retain."""
+        if self.stop is None or losses["retain"] > self.progress.state["retain"] + self.stop.tolerance:
+            return
+        gap = abs(losses["forget"] - losses.get("holdout", self.progress.state["level"]))
+        if gap <= self.progress.state.get("best", {}).get("gap", float("inf")):
+            self.progress.state["best"] = {"step": step, "gap": gap, "retain": losses["retain"]}
+            self.best = {name: tensor.detach().clone() for name, tensor in self._weights().items()}
+
+    def _weights(self) -> dict[str, nn.Parameter]:
+        model = unwrapped(self.run.model)
+        return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Roll back to the best checkpoint where retain's loss rose by more than the tolerance."""
+        retained = [entry["retain_loss"] for entry in self.history if "retain_loss" in entry]
+        if self.stop is None or not retained or retained[-1] <= self.progress.state["retain"] + self.stop.tolerance:
+            return
+        if self.best is not None:
+            for name, parameter in self._weights().items():
+                parameter.copy_(self.best[name])
+            self.progress.state["rolled_back"] = self.progress.state["best"]["step"]
+
+    def note(self, terms: Mapping[str, Tensor]) -> None:
+        """Remember a step's terms until the next probe logs their means."""
+        for name, term in terms.items():
+            self.terms.setdefault(name, []).append(term.detach())
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write what resuming needs; the record comes last, so a checkpoint without it was cut off."""
+        if not self.trainer.is_world_process_zero():
+            return
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if self.best is not None:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in self.best.items()}, folder / BEST)
+        pending = {name: torch.stack(values).tolist() for name, values in self.terms.items()}
+        record = {"state": self.progress.state, "history": self.history, "pending": pending}
+        (folder / "progress.part").write_text(json.dumps(record))
+        (folder / "progress.part").replace(folder / RECORD)
+
+    def latest_checkpoint(self, folder: Path) -> str | None:
+        """Return the last complete checkpoint, having taken its record; incomplete ones are removed."""
+        found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
+        complete = [path for path in found if (path / RECORD).exists()]
+        if self.trainer.is_world_process_zero():
+            for path in set(found) - set(complete):
+                shutil.rmtree(path)
+        self.trainer.accelerator.wait_for_everyone()
+        if not complete:
+            return None
+        record = json.loads((complete[-1] / RECORD).read_text())
+        self.progress.state.update(record["state"])
+        self.history.extend(record["history"])
+        self.terms = {name: [torch.tensor(value) for value in values] for name, values in record["pending"].items()}
+        if (complete[-1] / BEST).exists():
+            self.best = load_file(complete[-1] / BEST, device=str(self.trainer.args.device))
+        return str(complete[-1])
+
+
+def _sample(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
+    """Return up to `count` of the examples, chosen once by the seed."""
+    chosen = np.random.default_rng(seed).permutation(len(examples))[:count]
+    return [examples[i] for i in sorted(chosen)]

@@ -1,0 +1,329 @@
+"""What a prediction is, for each kind of model.  The only file that knows text from images.
+
+Every loss, attack score and attribution is written once, on `Decisions`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llm_unlearn.encoding import encode_dialogue
+from llm_unlearn.errors import DataError, TaskError
+from llm_unlearn.head import supervised, unwrapped
+
+IGNORE = -100  # the label that Hugging Face losses skip
+Row = Mapping[str, Any]  # as a file gives it
+Example = dict[str, Any]  # as a model wants it: a row, tokenised once
+Batch = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Decisions:
+    """Every supervised prediction in a batch, one row each: one per example of a classifier, one per token of a causal LM."""
+
+    labels: Tensor  # [N] words or classes, or [N, C] of 0 and 1 for a multi-label classifier; never IGNORE
+    owner: Tensor  # [N] which of the B examples the row belongs to
+    scored: Tensor  # [N] False on the end-of-sequence token, which is trained and not scored
+    batch_size: int  # B
+    losses: Tensor | None = None  # [N] nats, where the logits were never built
+    scores: Tensor | None = None  # [N, C] fp32
+
+    @property
+    def logits(self) -> Tensor:
+        """Return [N, C] in fp32; raise TaskError where the forward pass was not asked to keep them."""
+        if self.scores is None:
+            raise TaskError("these decisions hold losses only; ask for decisions(..., logits=True).")
+        return self.scores
+
+    def nll(self) -> Tensor:
+        """Return -log p(label) [N], nats; for multi-label rows the mean binary cross-entropy over the C labels."""
+        if self.losses is not None:
+            return self.losses
+        if self.labels.is_floating_point():
+            return F.binary_cross_entropy_with_logits(self.logits, self.labels, reduction="none").mean(-1)
+        return F.cross_entropy(self.logits, self.labels, reduction="none")
+
+    def log_probs(self) -> Tensor:
+        """Return the log-probabilities [N, C], fp32."""
+        return self.logits.log_softmax(-1)
+
+    def greedy_hit(self) -> Tensor:
+        """Return [N] bool: is the most probable class the label (for multi-label rows: one of them)."""
+        best = self.logits.argmax(-1)
+        if self.labels.is_floating_point():
+            return self.labels.gather(-1, best[:, None])[:, 0] > 0
+        return best == self.labels
+
+    def per_example(self, values: Tensor, reduce: str = "sum", *, scored_only: bool = False) -> Tensor:
+        """Return [B]: the sum or mean of `values` [N] over each example's rows; 0 for an example without rows."""
+        weight = self.scored.to(values.dtype) if scored_only else torch.ones_like(values)
+        total = values.new_zeros(self.batch_size).index_add(0, self.owner, values * weight)
+        if reduce == "sum":
+            return total
+        return total / values.new_zeros(self.batch_size).index_add(0, self.owner, weight).clamp(min=1)
+
+    def loss(self) -> Tensor:
+        """Return each example's mean loss [B] in nats a scored decision: what memorisation and membership are judged by."""
+        return self.per_example(self.nll(), "mean", scored_only=True)
+
+    def mean_nll(self) -> Tensor:
+        """Return each example's mean nll [B] over every trained decision, the end of sequence included."""
+        return self.per_example(self.nll(), "mean")
+
+    def examples(self, start: int, stop: int) -> "Decisions":
+        """Return the decisions of examples start..stop-1 of the batch."""
+        rows = (self.owner >= start) & (self.owner < stop)
+        return Decisions(
+            labels=self.labels[rows],
+            owner=self.owner[rows] - start,
+            scored=self.scored[rows],
+            batch_size=stop - start,
+            losses=None if self.losses is None else self.losses[rows],
+            scores=None if self.scores is None else self.scores[rows],
+        )
+
+
+class Task(ABC):
+    """How one kind of model reads rows and makes decisions."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def encode(self, rows: Sequence[Row]) -> list[Example]:
+        """Return the rows as the model wants them; raise DataError for one that does not fit."""
+
+    @abstractmethod
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Return one padded batch; numbers that a row carries (reference scores) become columns [B]."""
+
+    @abstractmethod
+    def decisions(self, model: nn.Module, batch: Batch, *, logits: bool = False) -> Decisions:
+        """Return the batch's decisions from one forward pass; `logits=True` also keeps [N, C]."""
+
+    @abstractmethod
+    def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Tensor]:
+        """Return the input that can be differentiated, with its name in the model's forward: embeddings or pixels."""
+
+    def hidden(self, model: nn.Module, batch: Batch, layer: int) -> Tensor:
+        """Return the hidden states after block `layer`: [B, T, D], or [B, D, H, W] of a convolutional model."""
+        states = model(**self.inputs(batch), output_hidden_states=True).hidden_states
+        out: Tensor = states[layer]
+        return out
+
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what of the batch the model's forward takes."""
+        return {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values") if name in batch}
+
+    def streams(self, model: nn.Module, batch: Mapping[str, Batch], *, logits: bool = False) -> tuple[Decisions, ...]:
+        """Return each stream's decisions, in the order of `batch`, from ONE forward pass over all of them.
+
+        The streams were padded together by `collate_streams`, so joining them copies only integers.
+        """
+        parts = list(batch.values())
+        shared = set.intersection(*(set(part) for part in parts))
+        joint = self.decisions(
+            model, {name: torch.cat([part[name] for part in parts]) for name in shared}, logits=logits
+        )
+        out, start = [], 0
+        for part in parts:
+            size = len(next(iter(part.values())))
+            out.append(joint.examples(start, start + size))
+            start += size
+        return tuple(out)
+
+    def collate_streams(self, examples: Mapping[str, Sequence[Example]]) -> dict[str, Batch]:
+        """Return a batch a stream, all padded to one length."""
+        joint = self.collate([example for rows in examples.values() for example in rows])
+        out, start = {}, 0
+        for name, rows in examples.items():
+            columns = {key for row in rows for key in row}
+            keep = {key for key in joint if key in columns or key == "attention_mask"}
+            out[name] = {key: joint[key][start : start + len(rows)] for key in keep}
+            start += len(rows)
+        return out
+
+
+def _numbers(examples: Sequence[Example]) -> dict[str, Tensor]:
+    """Return the columns [B] of plain floats that rows carry; a row without one gets NaN, which nobody can use unseen."""
+    names = {name for example in examples for name, value in example.items() if isinstance(value, float)}
+    return {name: torch.tensor([example.get(name, float("nan")) for example in examples]) for name in sorted(names)}
+
+
+def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
+
+
+@dataclass(frozen=True)
+class CausalLM(Task):
+    """Rows of prompt and response; one decision per response token, prompts masked."""
+
+    tokenizer: Any
+    max_length: int  # tokens a row may have
+    name: ClassVar[str] = "causal_lm"
+
+    def encode(self, rows: Sequence[Row]) -> list[Example]:
+        """Return the token ids, labels and scored flags of each row."""
+        out = []
+        for number, row in enumerate(rows, start=1):
+            ids, kind = encode_dialogue(self.tokenizer, row.get("prompt"), row["response"])
+            if len(ids) > self.max_length:
+                raise DataError(
+                    f"row {number} has {len(ids)} tokens; this model's context holds {self.max_length}. "
+                    "Split or shorten the row (nothing is cut silently: a cut row would be forgotten in part)."
+                )
+            if not any(kind[1:]):
+                raise DataError(
+                    f"row {number} has no token to learn or forget: its response is empty or outside the context."
+                )
+            labels = [token if k else IGNORE for token, k in zip(ids, kind, strict=True)]
+            out.append({"input_ids": ids, "labels": labels, "scored": [int(k == 1) for k in kind]})
+        return out
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Return input_ids, labels, scored and attention_mask [B, T], padded on the right."""
+        ids = [example["input_ids"] for example in examples]
+        pad = self.tokenizer.pad_token_id
+        return {
+            "input_ids": _pad(ids, 0 if pad is None else pad),
+            "labels": _pad([example["labels"] for example in examples], IGNORE),
+            "scored": _pad([example["scored"] for example in examples], 0),
+            "attention_mask": _pad([[1] * len(row) for row in ids], 0),
+            **_numbers(examples),
+        }
+
+    def decisions(self, model: nn.Module, batch: Batch, *, logits: bool = False) -> Decisions:
+        """Return one decision per supervised token; position t predicts token t + 1."""
+        labels = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE)  # [B, T], aligned with the positions
+        keep = labels != IGNORE
+        words = labels[keep]
+        owner = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[keep]
+        scored = F.pad(batch["scored"][:, 1:], (0, 1))[keep].bool()
+        out = supervised(model, self.inputs(batch), keep, words, logits=logits)
+        kept = {"scores": out} if logits else {"losses": out}
+        return Decisions(labels=words, owner=owner, scored=scored, batch_size=len(labels), **kept)
+
+    def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Tensor]:
+        """Return the word embeddings [B, T, D]."""
+        embed = unwrapped(model).get_input_embeddings()  # type: ignore[operator]
+        return "inputs_embeds", embed(batch["input_ids"])
+
+    @torch.no_grad()
+    def generate(
+        self, model: nn.Module, rows: Sequence[Row], *, max_new_tokens: int, batch_size: int = 32
+    ) -> list[str]:
+        """Return the greedy answer to each row's prompt, without special tokens, stripped."""
+        model = unwrapped(model)
+        was_training = model.training
+        model.eval()
+        device = next(model.parameters()).device
+        prompts = [encode_dialogue(self.tokenizer, row.get("prompt"), None)[0] for row in rows]
+        pad = (
+            self.tokenizer.pad_token_id
+            if self.tokenizer.pad_token_id is not None
+            else self.tokenizer.eos_token_id or 0
+        )
+        answers = [""] * len(rows)
+        order = sorted(
+            range(len(rows)), key=lambda i: len(prompts[i])
+        )  # rows of like length share a batch: little padding
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            width = max(len(prompts[i]) for i in chosen)
+            ids = torch.tensor([[pad] * (width - len(prompts[i])) + prompts[i] for i in chosen], device=device)
+            mask = torch.tensor(
+                [[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen], device=device
+            )
+            out = model.generate(  # type: ignore[operator]
+                input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad
+            )
+            for i, text in zip(
+                chosen, self.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True), strict=True
+            ):
+                answers[i] = text.strip()
+        model.train(was_training)
+        return answers
+
+
+@dataclass(frozen=True)
+class _Classifier(Task):
+    """One decision per example: label is a class index, or a list of 0 and 1 (multi-label, binary cross-entropy)."""
+
+    def decisions(self, model: nn.Module, batch: Batch, *, logits: bool = False) -> Decisions:
+        """Return one decision per example (logits are small here and always kept)."""
+        labels = batch["labels"]
+        every = torch.arange(len(labels), device=labels.device)
+        out = model(**self.inputs(batch)).logits.float()
+        return Decisions(
+            labels=labels,
+            owner=every,
+            scored=torch.ones_like(every, dtype=torch.bool),
+            batch_size=len(labels),
+            scores=out,
+        )
+
+
+def _labels(examples: Sequence[Example]) -> Tensor:
+    labels = [example["labels"] for example in examples]
+    return torch.tensor(labels, dtype=torch.float32 if isinstance(labels[0], list) else torch.long)
+
+
+@dataclass(frozen=True)
+class SequenceClassifier(_Classifier):
+    """Rows of text and label."""
+
+    tokenizer: Any
+    max_length: int
+    name: ClassVar[str] = "sequence_classifier"
+
+    def encode(self, rows: Sequence[Row]) -> list[Example]:
+        """Return the token ids and the label of each row, cut at `max_length` as the model was trained."""
+        texts = [row["text"] for row in rows]
+        ids = self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
+        return [{"input_ids": i, "labels": row["label"]} for i, row in zip(ids, rows, strict=True)]
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Return input_ids and attention_mask [B, T], labels [B] or [B, C]."""
+        ids = [example["input_ids"] for example in examples]
+        pad = self.tokenizer.pad_token_id
+        return {
+            "input_ids": _pad(ids, 0 if pad is None else pad),
+            "attention_mask": _pad([[1] * len(row) for row in ids], 0),
+            "labels": _labels(examples),
+            **_numbers(examples),
+        }
+
+    def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Tensor]:
+        """Return the word embeddings [B, T, D]."""
+        embed = unwrapped(model).get_input_embeddings()  # type: ignore[operator]
+        return "inputs_embeds", embed(batch["input_ids"])
+
+
+@dataclass(frozen=True)
+class ImageClassifier(_Classifier):
+    """Rows of image and label; without a processor an image is a float tensor [channels, height, width] already."""
+
+    processor: Any = field(default=None)
+    name: ClassVar[str] = "image_classifier"
+
+    def encode(self, rows: Sequence[Row]) -> list[Example]:
+        """Return the pixels and the label of each row."""
+        if self.processor is None:
+            pixels = [torch.as_tensor(row["image"], dtype=torch.float32) for row in rows]
+        else:
+            pixels = list(self.processor([row["image"] for row in rows], return_tensors="pt")["pixel_values"])
+        return [{"pixel_values": image, "labels": row["label"]} for image, row in zip(pixels, rows, strict=True)]
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Return pixel_values [B, channels, height, width] and labels [B] or [B, C]."""
+        pixels = torch.stack([example["pixel_values"] for example in examples])
+        return {"pixel_values": pixels, "labels": _labels(examples), **_numbers(examples)}
+
+    def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Tensor]:
+        """Return the pixels themselves."""
+        return "pixel_values", batch["pixel_values"]
