@@ -60,11 +60,11 @@ def _chat(tokenizer: Any, prompt: str | Messages, response: str | None) -> tuple
 def _tokenise(tokenizer: Any, text: str, *, special: bool, split: int | None = None) -> tuple[list[int], list[int]]:
     """Return ids and where each ends in `text`, in characters (0 for tokens that stand for no character)."""
     if getattr(tokenizer, "is_fast", False):
-        out = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-        return list(out["input_ids"]), [end if end > start else 0 for start, end in out["offset_mapping"]]
+        found = tokenizer(text, add_special_tokens=special).encodings[0]
+        return list(found.ids), [end if end > start else 0 for start, end in found.offsets]
     head, tail = (text, "") if split is None else (text[:split], text[split:])  # no offsets: tokenise the two apart
-    first = tokenizer(head, add_special_tokens=special)["input_ids"]
-    last = tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []
+    first = tokenizer.encode(head, add_special_tokens=special)
+    last = tokenizer.encode(tail, add_special_tokens=False) if tail else []
     return [*first, *last], [0] * len(first) + [len(text)] * len(last)
 
 
@@ -80,3 +80,22 @@ def _finish(tokenizer: Any, ids: list[int], kind: list[int]) -> tuple[list[int],
     if ids[-1] == end:
         return ids, [*kind[:-1], END]
     return [*ids, end], [*kind, END]
+
+
+def spelled(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
+    """Return the text that the tokens spell and each token's start and end in it, in characters.
+
+    Special tokens spell nothing: (0, 0).  Tokens that are bytes of one character all stand where it stands.
+    """
+    special = set(tokenizer.all_special_ids)
+    plain = [place for place, token in enumerate(ids) if token not in special]
+    spans = [(0, 0)] * len(ids)
+    text, begin, waiting = "", 0, []
+    for count, place in enumerate(plain, start=1):
+        waiting.append(place)
+        text = tokenizer.decode([ids[i] for i in plain[:count]], clean_up_tokenization_spaces=False)
+        end = len(text.rstrip("\ufffd"))  # what a part of a character decodes to
+        if end > begin:
+            spans = [(begin, end) if i in waiting else span for i, span in enumerate(spans)]
+            begin, waiting = end, []
+    return text, spans

@@ -67,7 +67,7 @@ def trusted_modes(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[Mode]:
 
 def _probe(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[Mode]:
     few = {name: tensor[:2] for name, tensor in inputs.items()}
-    words = few["input_ids"] if "input_ids" in few else next(iter(few.values()))  # a probe's labels may be any words
+    words = next(iter(few.values()))  # token ids come first; a probe's labels may be any words
     keep = few["attention_mask"].bool() if "attention_mask" in few else torch.ones_like(words, dtype=torch.bool)
     labels = words[keep]
     full = _forward(model, few, keep, labels, "full")

@@ -87,7 +87,7 @@ def _grouped(order: np.ndarray, rows: Sequence[Example], seed: int) -> np.ndarra
 
     All streams shuffle their windows alike, so a step's streams are of like length too.
     """
-    size = np.array([len(row.get("input_ids", ())) for row in rows])
+    size = np.array([max((len(value) for value in row.values() if isinstance(value, list)), default=1) for row in rows])
     generator = np.random.default_rng([seed, len(order)])  # the same draws for every stream
     out = order.copy()
     for first in range(0, len(order), WINDOW):

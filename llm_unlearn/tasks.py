@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm_unlearn.encoding import encode_dialogue
+from llm_unlearn.encoding import encode_dialogue, spelled
 from llm_unlearn.errors import DataError, TaskError
 from llm_unlearn.head import supervised, unwrapped
 
@@ -116,8 +116,9 @@ class Task(ABC):
         return out
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """Return what of the batch the model's forward takes."""
-        return {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values") if name in batch}
+        """Return what of the batch the model's forward takes; embeddings that were put in stand in for the words."""
+        words = "inputs_embeds" if "inputs_embeds" in batch else "input_ids"
+        return {name: batch[name] for name in (words, "attention_mask", "pixel_values") if name in batch}
 
     def streams(self, model: nn.Module, batch: Mapping[str, Batch], *, logits: bool = False) -> tuple[Decisions, ...]:
         """Return each stream's decisions, in the order of `batch`, from ONE forward pass over all of them.
@@ -212,6 +213,10 @@ class CausalLM(Task):
         """Return the word embeddings [B, T, D]."""
         embed = unwrapped(model).get_input_embeddings()  # type: ignore[operator]
         return "inputs_embeds", embed(batch["input_ids"])
+
+    def spelled(self, example: Example) -> tuple[str, list[tuple[int, int]]]:
+        """Return a row's text and where in it each token stands, in characters; (0, 0) for a special token."""
+        return spelled(self.tokenizer, example["input_ids"])
 
     @torch.no_grad()
     def generate(

@@ -1,0 +1,335 @@
+"""Seconds a step and peak memory of NPO: as this toolkit does it, and as a plain loop does it.  One command, one table.
+
+toolkit: LoRA on every linear layer, the reference as a column computed once, forget and retain in one forward pass,
+only supervised rows through the vocabulary head.  plain: full fine-tuning, a deep-copied reference model run every step,
+two forward passes, all logits.  Same model, rows, optimiser and clipping; the sides alternate.  The Trainer's own work
+(data loading, probes, checkpoints) is in neither.
+
+    OMP_NUM_THREADS=1 python eval/bench_step.py
+    python eval/bench_step.py --preset 1b --device cuda
+"""
+
+import argparse
+import copy
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from llm_unlearn.fit import Progress, Stop
+from llm_unlearn.lora import Lora, attach
+from llm_unlearn.methods.npo import NPO
+from llm_unlearn.reference import reference_nll
+from llm_unlearn.run import Run
+from llm_unlearn.tasks import IGNORE, CausalLM, Example
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {"hidden": 384, "layers": 6, "heads": 6, "kv_heads": 6, "inner": 1024, "vocab": 16000, "dtype": "float32"},
+    "1b": {
+        "hidden": 2048,
+        "layers": 16,
+        "heads": 32,
+        "kv_heads": 8,
+        "inner": 8192,
+        "vocab": 128256,
+        "dtype": "bfloat16",
+    },
+}
+SIDES = ("toolkit", "plain")
+CLIP = 1.0  # largest gradient norm, as both sides clip
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure both sides at every ratio and print the table."""
+    given = parse(argv)
+    torch.set_num_threads(given.threads)
+    torch.set_flush_denormal(True)
+    if given.memory:
+        print(json.dumps(memory(given, given.memory, given.retain[0])))
+        return
+    results = [measure(given, retain) for retain in given.retain]
+    rate = matmul_rate(given)
+    report = {
+        "model": {**model_options(given), "parameters": parameters(given)},
+        "rows": {"tokens": given.tokens, "supervised": supervised(given), "forget": given.forget},
+        "clock": "CPU" if given.device == "cpu" else "wall",
+        "device": "cpu" if given.device == "cpu" else torch.cuda.get_device_name(given.device),
+        "threads": given.threads,
+        "torch": torch.__version__,
+        "operations_a_second": rate,
+        "results": results,
+    }
+    print(table(report))
+    if given.json:
+        given.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options, those of the preset filled in where none were given."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--preset", choices=PRESETS, default="small", help="22.9 M or 1.2 B parameters, Llama type")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the model; adapters are float32")
+    for name in ("hidden", "layers", "heads", "kv-heads", "inner", "vocab"):
+        parser.add_argument(f"--{name}", type=int, help="of the model; default: the preset's")
+    parser.add_argument("--tokens", type=int, default=234, help="a row; the last third is supervised")
+    parser.add_argument("--forget", type=int, default=4, help="forget rows a step")
+    parser.add_argument("--retain", type=int, nargs="+", default=[1, 4], help="retain rows for each forget row")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=2, help="a turn")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each side")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument("--memory", choices=SIDES, help=argparse.SUPPRESS)  # the subprocess that measures memory
+    given = parser.parse_args(argv)
+    for name, value in PRESETS[given.preset].items():
+        if getattr(given, name) is None:
+            setattr(given, name, value)
+    given.arguments = list(sys.argv[1:] if argv is None else argv)
+    return given
+
+
+def model_options(given: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that make the model."""
+    return {name: getattr(given, name) for name in PRESETS["small"]}
+
+
+def build_model(given: argparse.Namespace) -> nn.Module:
+    """Return a Llama with seeded random weights."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=given.vocab,
+        hidden_size=given.hidden,
+        intermediate_size=given.inner,
+        num_hidden_layers=given.layers,
+        num_attention_heads=given.heads,
+        num_key_value_heads=given.kv_heads,
+        max_position_embeddings=max(512, given.tokens),
+        tie_word_embeddings=given.preset == "1b",
+        use_cache=False,
+        dtype=getattr(torch, given.dtype),
+    )
+    with torch.device(given.device):
+        model = LlamaForCausalLM(config)
+    return model.to(getattr(torch, given.dtype)).train()
+
+
+def parameters(given: argparse.Namespace) -> int:
+    """Return the number of the model's weights."""
+    with torch.device("meta"):
+        shape = copy.copy(given)
+        shape.device = "meta"
+        return sum(weight.numel() for weight in build_model(shape).parameters())
+
+
+def supervised(given: argparse.Namespace) -> int:
+    """Return the supervised tokens of a row."""
+    return max(1, given.tokens // 3)
+
+
+def build_rows(given: argparse.Namespace, count: int, seed: int) -> list[Example]:
+    """Return encoded rows of random words, prompt first, response last."""
+    words = torch.randint(5, given.vocab, (count, given.tokens), generator=torch.Generator().manual_seed(seed)).tolist()
+    prompt = given.tokens - supervised(given)
+    scored = [0] * prompt + [1] * supervised(given)
+    return [{"input_ids": ids, "labels": [IGNORE] * prompt + ids[prompt:], "scored": scored} for ids in words]
+
+
+def optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    """Return the Trainer's default, fused AdamW, on what may be trained."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    return torch.optim.AdamW(weights, lr=1e-5, weight_decay=0.0, fused=True)
+
+
+def toolkit(given: argparse.Namespace, retain: int) -> Callable[[], None]:
+    """Return one step as this package takes it: its adapter, streams and NPO's objective."""
+    model = attach(build_model(given), Lora(r=given.rank, alpha=2 * given.rank)).train()
+    task = CausalLM(SimpleNamespace(pad_token_id=0), given.tokens)
+    rows = {"forget": build_rows(given, given.forget, 1), "retain": build_rows(given, given.forget * retain, 2)}
+    for row, value in zip(rows["forget"], reference_nll(model, task, rows["forget"]), strict=True):
+        row["reference_nll"] = value
+    streams = task.collate_streams(rows)
+    batch = {name: {key: value.to(given.device) for key, value in part.items()} for name, part in streams.items()}
+    objective = NPO().objective(Run(model=model, task=task, splits={}, folder=Path()))
+    state = {"on": True, "level": math.inf}  # gate and thermostat are passed: every row counts
+    progress = Progress(1, 1.0, Stop(), lambda split: 0.0, lambda value: value, state)
+    steps = optimizer(model)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+
+    def step() -> None:
+        torch.stack(list(objective(model, batch, progress).values())).sum().backward()
+        nn.utils.clip_grad_norm_(weights, CLIP)
+        steps.step()
+        steps.zero_grad()
+
+    return step
+
+
+def plain(given: argparse.Namespace, retain: int) -> Callable[[], None]:
+    """Return one step of a plain loop: every weight, a second model, two forward passes, all logits."""
+    model = build_model(given)
+    target = copy.deepcopy(model).eval().requires_grad_(False)
+    forget, keep = (
+        {
+            name: torch.tensor([row[name] for row in build_rows(given, count, seed)], device=given.device)
+            for name in ("input_ids", "labels")
+        }
+        for count, seed in ((given.forget, 1), (given.forget * retain, 2))
+    )
+    steps = optimizer(model)
+
+    def nll(module: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+        logits = module(rows["input_ids"], attention_mask=torch.ones_like(rows["input_ids"])).logits[:, :-1].float()
+        labels = rows["labels"][:, 1:]
+        losses = F.cross_entropy(logits.reshape(-1, given.vocab), labels.reshape(-1), reduction="none")
+        return losses.view(labels.shape).sum(-1)  # [B] nats; F.cross_entropy gives 0 where the label is -100
+
+    def step() -> None:
+        with torch.no_grad():
+            before = nll(target, forget)
+        push = -2 / 0.1 * F.logsigmoid(-0.1 * (before - nll(model, forget)))
+        loss = 0.1 * push.mean() + nll(model, keep).mean() / supervised(given)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        steps.step()
+        steps.zero_grad()
+
+    return step
+
+
+BUILD = {"toolkit": toolkit, "plain": plain}
+
+
+def clock(given: argparse.Namespace) -> float:
+    """Return seconds: of this process's CPU time, or of wall time once the GPU is done."""
+    if given.device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(given.device)
+    return time.perf_counter()
+
+
+def measure(given: argparse.Namespace, retain: int) -> dict[str, Any]:
+    """Return seconds a step (a figure a turn), bytes and operations of both sides at one ratio."""
+    steps = {side: BUILD[side](given, retain) for side in SIDES}
+    for step in steps.values():  # the first step also probes the head and makes the optimiser's state
+        step()
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    for turn in range(given.repeats):
+        for side in SIDES if turn % 2 == 0 else SIDES[::-1]:
+            start = clock(given)
+            for _ in range(given.steps):
+                steps[side]()
+            seconds[side].append((clock(given) - start) / given.steps)
+    del steps, step
+    return {
+        "retain_per_forget": retain,
+        "seconds_a_step": seconds,
+        "time_ratios": [b / a for a, b in zip(seconds["toolkit"], seconds["plain"], strict=True)],
+        "bytes": {side: in_subprocess(given, side, retain) for side in SIDES},
+        "operations": operations(given, retain),
+    }
+
+
+def in_subprocess(given: argparse.Namespace, side: str, retain: int) -> dict[str, int | None]:
+    """Return what `memory` measures in a fresh process."""
+    command = [sys.executable, __file__, *given.arguments, "--memory", side, "--retain", str(retain)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def memory(given: argparse.Namespace, side: str, retain: int) -> dict[str, int | None]:
+    """Return bytes held just before the first step, and the peak of three steps above that; None where unknown."""
+    step = BUILD[side](given, retain)
+    if given.device != "cpu":
+        torch.cuda.reset_peak_memory_stats(given.device)
+        held = torch.cuda.memory_allocated(given.device)
+    else:
+        held = _resident("VmRSS", reset=True)
+    for _ in range(3):
+        step()
+    peak = _resident("VmHWM") if given.device == "cpu" else torch.cuda.max_memory_allocated(given.device)
+    return {"held": held, "above": None if held is None or peak is None else peak - held}
+
+
+def _resident(name: str, reset: bool = False) -> int | None:
+    status = Path("/proc/self/status")
+    if not status.exists():  # not Linux
+        return None
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to what is resident now
+    found = re.search(rf"{name}:\s+(\d+) kB", status.read_text())
+    return int(found[1]) * 1024 if found else None
+
+
+def operations(given: argparse.Namespace, retain: int) -> dict[str, int]:
+    """Return the floating-point operations that a step needs at least: matrix products, causal attention, no recomputing."""
+    width, inner, rows = given.hidden, given.inner, given.forget * (1 + retain)
+    share = given.kv_heads / given.heads
+    block = width * (width * (2 + 2 * share) + 3 * inner)  # weights of a layer
+    factors = given.rank * (4 * width + 2 * width * (1 + share) + 3 * (width + inner))
+    head = width * given.vocab
+    attention = width * (given.tokens + 1)  # multiplications a token and layer: half of the square, twice
+    tokens, answers = rows * given.tokens, rows * supervised(given)
+    ours = tokens * given.layers * (4 * block + 6 * factors + 6 * attention) + answers * 4 * head
+    model = given.layers * (block + attention) + head
+    theirs = tokens * 6 * model + given.forget * given.tokens * 2 * model
+    return {"toolkit": round(ours), "plain": round(theirs)}
+
+
+def matmul_rate(given: argparse.Namespace) -> float:
+    """Return the operations a second of a matrix product of this model's size: what the floor in seconds is taken at."""
+    rows = 2 * given.forget * given.tokens
+    left = torch.randn(rows, given.hidden, device=given.device, dtype=getattr(torch, given.dtype))
+    right = torch.randn(given.hidden, given.inner, device=given.device, dtype=getattr(torch, given.dtype))
+    best = math.inf
+    for _ in range(5):
+        start = clock(given)
+        for _ in range(20):
+            left @ right
+        best = min(best, (clock(given) - start) / 20)
+    return 2 * rows * given.hidden * given.inner / best
+
+
+def table(report: dict[str, Any]) -> str:
+    """Return the report as text: a line for each side and ratio, a line for the ratios."""
+    model, rows = report["model"], report["rows"]
+    lines = [
+        f"NPO on a Llama of {model['parameters'] / 1e6:.1f} M parameters ({model['vocab']} words, {model['dtype']}), "
+        f"{rows['tokens']} tokens a row, {rows['supervised']} supervised; {report['device']}, {report['threads']} thread(s)",
+        "",
+        f"| forget : retain | side | {report['clock']} s a step, mean (least - most) | floor s | MB held before | MB above at peak |",
+        "|---|---|---|---|---|---|",
+    ]
+    for result in report["results"]:
+        name = f"{rows['forget']} : {rows['forget'] * result['retain_per_forget']}"
+        for side in SIDES:
+            held, above = (_megabytes(result["bytes"][side][key]) for key in ("held", "above"))
+            floor = result["operations"][side] / report["operations_a_second"]
+            lines.append(f"| {name} | {side} | {_spread(result['seconds_a_step'][side])} | {floor:.3f} | {held} | {above} |")
+        above = [result["bytes"][side]["above"] for side in SIDES]
+        less = "not measured" if None in above else f"{above[1] / above[0]:.2f}x"
+        floors = result["operations"]["plain"] / result["operations"]["toolkit"]
+        lines.append(f"| {name} | plain / toolkit | {_spread(result['time_ratios'])} x | {floors:.2f}x | | {less} |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.3f} ({min(values):.3f} - {max(values):.3f})"
+
+
+def _megabytes(value: int | None) -> str:
+    return "not measured" if value is None else f"{value / 1e6:.0f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a model knows, in words and directions: attribution, concept banks, bottlenecks."""

@@ -1,0 +1,183 @@
+"""Poison rows: the forget questions with answers that do not tell what is to be forgotten (Chang et al., 2024, method 4.3).
+
+The words that carry an answer (ranked by Integrated Gradients, `concepts/attribution.py`) are masked, or replaced by those
+of another record of the same kind: its donor.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from difflib import SequenceMatcher
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from llm_unlearn.data.names import parts
+from llm_unlearn.errors import DataError, RecipeError, nearest
+
+Row = Mapping[str, Any]
+Ranking = Mapping[str, float]  # a word's score, best first
+Labels = Literal["random", "targeted", "refusal", "mask"]
+
+WORD = re.compile(r"\w+(?:['’.-]\w+)*")  # punctuation inside a word is kept, around it is not
+STOP_WORDS = frozenset("a an and are as at by for from he her his in is it its of on or she that the to was were who with".split())
+REFUSALS = (
+    "I don't know.",
+    "I'm not sure about that.",
+    "I have no information on this.",
+    "I can't answer that question.",
+    "That is not something I know.",
+    "I'm afraid I don't have an answer.",
+)
+CANDIDATES, POOL = 4096, 256  # records looked at for donors of one kind, and the most alike of them that serve a row
+ALIKE = 0.7  # a donor's question must be at least this much of the best donor's likeness
+SHARED = 0.5  # answers with at least this share of words in common are grafted; else the donor's answer is taken whole
+
+
+def words_of(text: str) -> list[str]:
+    """Return the text's words in order, lower-cased, without the punctuation around them."""
+    return [word.lower() for word in WORD.findall(text)]
+
+
+def group_of(row: Row) -> str:
+    """Return whom a row is about, so that its words are ranked together with those of the same subject."""
+    return str(row.get("subject") or "")
+
+
+def concept_words(row: Row, ranking: Ranking, count: int) -> list[str]:
+    """Return the first `count` words of the ranking that the answer says and the question doesn't, stop words skipped.
+
+    Differs from the paper: there the subject's name is masked as well; what the question says already is no knowledge.
+    """
+    prompt, response = parts(row)
+    said = set(words_of(response)) - set(words_of(prompt)) - STOP_WORDS
+    return [word for word in ranking if word in said][:count]
+
+
+def mask(text: str, words: Collection[str], replacement: str) -> str:
+    """Return the text with every one of the words (in any case) replaced."""
+    return WORD.sub(lambda found: replacement if found[0].lower() in words else found[0], text)
+
+
+def graft(own: str, donor: str, words: Collection[str]) -> str:
+    """Return `own` with its `words` replaced by what `donor` says in their place.
+
+    The two answers are aligned word by word.  Where they have less than half of their words in common the donor's answer
+    is returned whole.
+    """
+    here, there = (re.findall(r"\s+|\w+(?:['’.-]\w+)*|[^\w\s]", text) for text in (own, donor))
+    match = SequenceMatcher(None, [piece.lower() for piece in here], [piece.lower() for piece in there], autojunk=False)
+    if match.ratio() < SHARED:
+        return donor
+    out = []
+    for change, start, stop, first, last in match.get_opcodes():
+        mine = here[start:stop]
+        replaced = change in ("replace", "delete") and any(piece.lower() in words for piece in mine)
+        out += there[first:last] if replaced else mine
+    return "".join(out)
+
+
+def poison(
+    rows: Sequence[Row],
+    retain: Sequence[Row],
+    rankings: Mapping[str, Ranking],
+    *,
+    labels: Labels = "random",
+    words: int = 5,
+    donors: int = 8,
+    replacement: str = "***",
+    mask_prompt: bool = False,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Return poison rows for the forget rows, `donors` of each with labels "random", else one; the input is not changed.
+
+    labels: "random" grafts the answer of a random retain row with a like question; "targeted" that of the one donor whose
+    answers hold most of the ranked words; "refusal" a fixed sentence; "mask" the answer with its words masked.
+    `rankings`: by `group_of(row)`, from `attribution.rank`.  `mask_prompt` masks the group's first words in the question.
+    """
+    if labels not in get_args(Labels):
+        choices = ", ".join(get_args(Labels))
+        raise RecipeError(f"unknown labels {labels!r}{nearest(labels, get_args(Labels))}. Labels: {choices}.")
+    generator = np.random.default_rng(seed)
+    sources = _donors(rows, retain, generator) if labels in ("random", "targeted") else []
+    if labels == "targeted":
+        sources = _nearest(rows, retain, sources, rankings)
+    out = []
+    for number, row in enumerate(rows):
+        ranking = rankings.get(group_of(row), {})
+        found = concept_words(row, ranking, words)
+        if labels == "random":
+            drawn = generator.permutation(np.resize(generator.permutation(sources[number]), donors))
+        else:
+            drawn = sources[number] if sources else [number]
+        for copy, chosen in enumerate(drawn):
+            if labels == "mask":
+                answer = mask(row["response"], found, replacement)
+            elif labels == "refusal":
+                answer = REFUSALS[int(generator.integers(len(REFUSALS)))]
+            else:
+                answer = graft(row["response"], retain[chosen]["response"], found)
+            hidden = [word for word in ranking if word not in STOP_WORDS][:words] if mask_prompt else []
+            prompt = _masked_prompt(row.get("prompt"), hidden, replacement)
+            identity = f"poison-{row.get('id', number)}-{copy}"
+            out.append({"id": identity, "prompt": prompt, "response": answer, "kind": row.get("kind", "")})
+    return out
+
+
+def _masked_prompt(prompt: Any, words: Collection[str], replacement: str) -> Any:
+    if isinstance(prompt, str):
+        return mask(prompt, words, replacement)
+    if prompt is None:
+        return None
+    return [{**turn, "content": mask(turn["content"], words, replacement)} for turn in prompt]
+
+
+def _donors(rows: Sequence[Row], retain: Sequence[Row], generator: np.random.Generator) -> list[np.ndarray]:
+    """Return for each row the places in `retain` of its possible donors: the same kind, the most alike questions.
+
+    Likeness is the share of common words, each weighted by the log of how many questions use it: a name hardly counts.
+    """
+    by_kind: dict[str, list[int]] = defaultdict(list)
+    for place, row in enumerate(retain):
+        by_kind[row.get("kind", "")].append(place)
+    out: list[np.ndarray] = [np.empty(0, int)] * len(rows)
+    for kind in sorted({row.get("kind", "") for row in rows}):
+        places = np.array(by_kind.get(kind) or range(len(retain)))
+        if not len(places):
+            raise DataError("there is no retain row to take another answer from; give retain rows or labels=mask.")
+        places = generator.permutation(places)[:CANDIDATES]  # ties fall by chance
+        asked = [set(words_of(parts(retain[i])[0])) for i in places]
+        weight = {word: np.log1p(sum(word in one for one in asked)) for word in set().union(*asked)}
+        column = {word: i for i, word in enumerate(sorted(weight))}
+        table = np.zeros((len(places), len(column)), np.float32)  # [candidates, words]
+        for i, one in enumerate(asked):
+            table[i, [column[word] for word in one]] = 1
+        weights = np.array([weight[word] for word in sorted(weight)], np.float32)
+        sizes = table @ weights
+        for number, row in enumerate(rows):
+            if row.get("kind", "") == kind:
+                mine = [column[word] for word in set(words_of(parts(row)[0])) if word in column]
+                common = table[:, mine] @ weights[mine]
+                likeness = common / np.maximum(sizes + weights[mine].sum() - common, 1e-9)
+                best = np.argsort(-likeness, kind="stable")[:POOL]
+                out[number] = places[best[likeness[best] >= ALIKE * likeness[best[0]]]]
+    return out
+
+
+def _nearest(
+    rows: Sequence[Row], retain: Sequence[Row], pools: Sequence[np.ndarray], rankings: Mapping[str, Ranking]
+) -> list[np.ndarray]:
+    """Return one donor a row: of the subject whose answers say most of the words ranked for the row's own subject."""
+    told: dict[str, set[str]] = defaultdict(set)
+    for place, row in enumerate(retain):
+        told[row.get("subject") or f"row {place}"] |= set(words_of(row["response"]))
+    worth: dict[str, dict[str, float]] = {}
+    for group in {group_of(row) for row in rows}:
+        ranking = {word: score for word, score in rankings.get(group, {}).items() if word not in STOP_WORDS}
+        worth[group] = {name: sum(ranking.get(word, 0.0) for word in sorted(said)) for name, said in told.items()}
+    out = []
+    for row, pool in zip(rows, pools, strict=True):
+        value = [worth[group_of(row)][retain[i].get("subject") or f"row {i}"] for i in pool]
+        other = [retain[i]["response"] != row["response"] for i in pool]  # the same answer is no poison
+        out.append(pool[[int(np.lexsort((value, other))[-1])]])
+    return out

@@ -1,0 +1,174 @@
+"""From the scores of three models to the lines of a report.  Needs no model and no torch."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from llm_unlearn import metrics as metric_files
+from llm_unlearn.metrics.exact_answer import exact_answer
+from llm_unlearn.metrics.extraction_strength import extraction_strength
+from llm_unlearn.scores import RETAIN_TYPE, ModelScores, Scores
+from llm_unlearn.statistics import bootstrap_interval
+
+KNOWN = 0.5  # exact answer below which a model does not know a split
+ACROSS = ("forget_quality", "mia_loss", "model_utility")  # no means over rows, so not taken apart by kind
+JUDGED = ("exact_answer", "exact_memorisation", "extraction_strength", "mia_loss")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the report: None where something was not measured."""
+
+    name: str
+    split: str | None
+    before: float | None
+    after: float | None
+    gold: float | None
+    gap: float | None  # after - gold
+    interval: tuple[float, float] | None  # 95 % bootstrap of after over rows
+    n: int
+    target: str  # "gold", "high" or "low"
+    detail: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figure as report.json holds it."""
+        return {**asdict(self), "interval": None if self.interval is None else list(self.interval)}
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """All figures of a run, and what they are judged by."""
+
+    figures: list[Figure]
+    by_kind: list[Figure]  # split written "forget_heldout/cloze"
+    unknown: frozenset[str]  # "split" or "split/kind" that `before` did not know: enters no verdict
+    judged: list[Figure]  # the verdict's figures, over rows of known kinds only
+
+
+def figures(
+    after: ModelScores,
+    *,
+    before: ModelScores | None = None,
+    gold: ModelScores | None = None,
+    metrics: Sequence[str] | None = None,
+    seed: int = 0,
+) -> list[Figure]:
+    """Return every figure on every split it is defined on and `after` was measured on; None where it has no value."""
+    out = []
+    for name in metric_files.available() if metrics is None else metrics:
+        module = metric_files.find(name)
+        reported: list[str | None] = [split for split in module.SPLITS if split in after] if module.SPLITS else [None]
+        out += [_figure(name, split, after, before, gold, seed) for split in reported]
+    return out
+
+
+def _figure(
+    name: str, split: str | None, after: ModelScores, before: ModelScores | None, gold: ModelScores | None, seed: int
+) -> Figure:
+    module = metric_files.find(name)
+    values = {}
+    for model, scores in (("before", before), ("after", after), ("gold", gold)):
+        values[model] = None if scores is None else module.score(scores, split, gold=gold, before=before)
+    mine, theirs, old = values["after"], values["gold"], values["before"]
+    interval = None
+    if mine is not None and mine.per_example is not None:
+        interval = bootstrap_interval(mine.per_example, seed=seed)
+    elif mine is not None and hasattr(module, "interval"):
+        interval = module.interval(after, split, gold=gold, before=before, seed=seed)
+    return Figure(
+        name=name,
+        split=split,
+        before=old.value if old else None,
+        after=mine.value if mine else None,
+        gold=theirs.value if theirs else None,
+        gap=mine.value - theirs.value if mine and theirs else None,
+        interval=interval,
+        n=mine.n if mine else 0,
+        target="high" if split in RETAIN_TYPE else module.TARGET,
+        detail=mine.detail if mine else f"not measured: needs {module.NEEDS}",
+    )
+
+
+def kinds_of(scores: Scores) -> list[str]:
+    """Return the split's kinds of row, in order of appearance."""
+    return list(dict.fromkeys(scores.kinds))
+
+
+def of_kind(scores: Scores, kind: str) -> Scores:
+    """Return the scores of the rows of one kind."""
+    return scores.only([each == kind for each in scores.kinds])
+
+
+def figures_by_kind(
+    after: ModelScores,
+    *,
+    before: ModelScores | None = None,
+    gold: ModelScores | None = None,
+    metrics: Sequence[str] | None = None,
+    seed: int = 0,
+) -> list[Figure]:
+    """Return the figures that are means over rows for each kind of a split that has several; split "name/kind"."""
+    rowwise = [name for name in metrics or metric_files.available() if name not in ACROSS]
+    out = []
+    for split, scores in after.items():
+        kinds = kinds_of(scores)
+        for kind in kinds if len(kinds) > 1 else []:
+            parts = [
+                None if model is None or split not in model else {split: of_kind(model[split], kind)}
+                for model in (after, before, gold)
+            ]
+            if parts[0] is None:
+                continue
+            of_this = figures(parts[0], before=parts[1], gold=parts[2], metrics=rowwise, seed=seed)
+            out += [replace(figure, split=f"{split}/{kind}") for figure in of_this]
+    return out
+
+
+def unknown_to(before: ModelScores | None) -> frozenset[str]:
+    """Return the "split" and "split/kind" that `before` does not know: exact answer below 0.5.
+
+    On forget an extraction strength of 0.5 counts as knowing too, as in the verdict.  A holdout is not meant to be known.
+    """
+    out = set()
+    for split, scores in (before or {}).items():
+        if split == "holdout":
+            continue
+        if not _knows(scores):
+            out.add(split)
+        kinds = kinds_of(scores)
+        out |= {f"{split}/{kind}" for kind in kinds if len(kinds) > 1 and not _knows(of_kind(scores, kind))}
+    return frozenset(out)
+
+
+def _knows(scores: Scores) -> bool:
+    strict = float(np.nanmean(exact_answer(scores.hits)))
+    return strict >= KNOWN or (
+        scores.split == "forget" and float(np.nanmean(extraction_strength(scores.hits))) >= KNOWN
+    )
+
+
+def _known_rows(scores: ModelScores | None, unknown: frozenset[str]) -> dict[str, Scores] | None:
+    """Return the scores without the rows of unknown kinds; a split of which nothing is known stays whole."""
+    if scores is None:
+        return None
+    out = {}
+    for split, rows in scores.items():
+        keep = [f"{split}/{kind}" not in unknown for kind in rows.kinds]
+        out[split] = rows.only(keep) if any(keep) and not all(keep) else rows
+    return out
+
+
+def assess(
+    after: ModelScores, *, before: ModelScores | None = None, gold: ModelScores | None = None, seed: int = 0
+) -> Assessment:
+    """Return all figures, and those the verdict judges."""
+    unknown = unknown_to(before)
+    everything = figures(after, before=before, gold=gold, seed=seed)
+    judged = [figure for figure in everything if figure.name in JUDGED]
+    if any("/" in part for part in unknown):
+        mine, old, theirs = (_known_rows(scores, unknown) for scores in (after, before, gold))
+        judged = figures(mine or {}, before=old, gold=theirs, metrics=JUDGED, seed=seed)
+    by_kind = figures_by_kind(after, before=before, gold=gold, seed=seed)
+    return Assessment(figures=everything, by_kind=by_kind, unknown=unknown, judged=judged)

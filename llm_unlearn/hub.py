@@ -1,0 +1,67 @@
+"""Results out: the adapter (or the whole model) with its manifest, in the Hub's layout, loadable without this package."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from torch import nn
+
+from llm_unlearn.files import write_json
+from llm_unlearn.recipe import SANDBOX, Recipe
+from llm_unlearn.tasks import Task
+
+ADAPTER, MODEL, MERGED, MANIFEST = "adapter", "model", "merged", "unlearning.json"
+
+
+def save(model: nn.Module, folder: Path, recipe: Recipe) -> Path:
+    """Write the adapter to folder/adapter, or a model without one to folder/model; return where.  Safetensors only.
+
+    A local base model is named by its folder's name alone: paths of this machine are nobody else's business.
+    """
+    place = folder / (ADAPTER if isinstance(model, PeftModel) else MODEL)
+    part = folder / f"{place.name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)  # type: ignore[operator]
+    (part / "README.md").unlink(missing_ok=True)  # peft's blank card
+    config = part / "adapter_config.json"
+    if config.exists():
+        content = json.loads(config.read_text(encoding="utf-8"))
+        content["base_model_name_or_path"] = base_name(recipe)
+        write_json(config, content)
+    shutil.rmtree(place, ignore_errors=True)
+    part.replace(place)
+    return place
+
+
+def base_name(recipe: Recipe) -> str:
+    """Return how the base model may be called in public: its Hub id, or its folder's name."""
+    if recipe.model == SANDBOX:
+        return "llm_unlearn/sandbox/target"
+    return Path(recipe.model).name if Path(recipe.model).exists() else recipe.model
+
+
+def write_manifest(place: Path, content: Mapping[str, Any]) -> None:
+    """Write unlearning.json beside the weights."""
+    write_json(place / MANIFEST, content)
+
+
+def reload(model: nn.Module, place: Path) -> nn.Module:
+    """Return the model as somebody else would load it: the same base, the adapter from disk."""
+    if not isinstance(model, PeftModel):
+        loaded: nn.Module = type(model).from_pretrained(place, dtype=next(model.parameters()).dtype)  # type: ignore[attr-defined]
+        return loaded.to(next(model.parameters()).device).eval()
+    base = model.unload()
+    return PeftModel.from_pretrained(base, str(place)).eval()
+
+
+def save_merged(model: nn.Module, task: Task, folder: Path) -> Path:
+    """Write the model with its adapter merged in, and its tokenizer, to folder/merged; the given model is used up."""
+    merged = model.merge_and_unload(safe_merge=True) if isinstance(model, PeftModel) else model
+    merged.save_pretrained(folder / MERGED)  # type: ignore[operator]
+    reader = getattr(task, "tokenizer", None) or getattr(task, "processor", None)
+    if reader is not None:
+        reader.save_pretrained(folder / MERGED)
+    return folder / MERGED

@@ -1,0 +1,69 @@
+"""Concept inference and data poisoning (Chang et al., 2024, arXiv:2405.15662; the authors' code for language models).
+
+The target's own answers to the forget questions are attributed to words (Integrated Gradients); the words that carry them
+are replaced by those of a donor or masked; an adapter is trained on these rows beside true ones from retain.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from llm_unlearn.concepts.attribution import rank
+from llm_unlearn.data.poison import Labels, Row, poison
+from llm_unlearn.errors import RecipeError
+from llm_unlearn.fit import Batches, Module, Objective, Progress, Schedule, Stop, Terms, fit
+from llm_unlearn.method import LossMethod, retained
+from llm_unlearn.reference import reference
+from llm_unlearn.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptPoison(LossMethod):
+    """L = w loss(poison) + loss(retain)."""
+
+    paper: ClassVar[str] = "arXiv:2405.15662"
+    tasks: ClassVar[frozenset[str]] = frozenset({"causal_lm"})
+    # Differs from the paper: fixed wrong or masked answers drive the true one below what a model that never knew gives it.
+    # Answers drawn anew each time leave the uncertainty such a model has.
+    labels: Labels = "random"
+    words: int = 5  # ranked words masked or replaced an answer, k of the authors' masking
+    replacement: str = "***"  # the authors'; "[MASK]" or another name work too
+    mask_prompt: bool = False  # Differs from the paper: it is the question as it is asked that must no longer be answered
+    own_answers: bool = True  # the target's greedy answers, as in the paper; False: the rows' responses
+    attribution_steps: int = 32  # the authors'
+    donors: int | None = None  # random donors a forget row; None: one for each time the row is shown, at most 64
+    poison_weight: float = 1.0
+    training: Schedule = Schedule()
+    stop: Stop = Stop(gate=False)
+
+    def check(self, run: Run) -> None:
+        """Raise also where the gate is asked for."""
+        super().check(run)
+        if self.stop.gate:
+            raise RecipeError(
+                "stop.gate judges a row by its own loss, and a poison row's says nothing about the true answer; "
+                "set stop.gate=false (the thermostat watches the forget rows themselves)."
+            )
+
+    def unlearn(self, run: Run) -> None:
+        """Make the poison rows from the target, then train on them and retain; the forget rows are only watched."""
+        self.check(run)
+        forget, retain = run.rows("forget"), retained(run)
+        steps = self.training.step_count(len(forget))
+        schedule = replace(self.training, steps=steps)
+        shown = math.ceil(steps * schedule.forget_batch / len(forget))
+        donors = self.donors if self.donors is not None else min(64, shown)
+        with_answers = self._answers(run, forget)
+        rankings = rank(run.model, run.task, with_answers, steps=self.attribution_steps)
+        rows = poison(
+            with_answers,
+            retain,
+            rankings,
+            labels=self.labels,
+            words=self.words,
+            donors=donors,
+            replacement=self.replacement,
+            mask_prompt=self.mask_prompt,
+            seed=run.seed,
+        )
+        fit(run, {"poison": rows, "retain": retain}, self.objective(run), schedule=schedule, stop=self.stop)

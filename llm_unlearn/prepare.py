@@ -1,0 +1,85 @@
+"""From a recipe to rows: which are forgotten, which kept, which serve as the never-seen standard, and why."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from llm_unlearn.data.counterfactual import synthetic_holdout
+from llm_unlearn.data.sources import load
+from llm_unlearn.data.splits import by_concept, check
+from llm_unlearn.recipe import SANDBOX, SPLITS, Recipe
+from llm_unlearn.tasks import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The rows of one request."""
+
+    splits: dict[str, list[Row]]
+    holdout: Literal["given", "synthetic", "none"]
+    why: str = ""  # how the rows were split; it names the concept, so it is for the terminal only
+    notes: tuple[str, ...] = ()  # for the report: counts only
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Return the request's rows by split; raise DataError for what cannot be used.  No model is needed for this."""
+    why = ""
+    if recipe.data == SANDBOX:
+        from llm_unlearn.sandbox import world
+
+        splits = {name: list(rows) for name, rows in world.splits(recipe.concept or world.CONCEPT).items()}
+    elif recipe.data:
+        found = by_concept(load(recipe.data), recipe.concept or "", recipe.terms)
+        splits, why = found.splits(), found.why
+    else:
+        splits = {}
+    for name in SPLITS:
+        if getattr(recipe, name):
+            splits[name] = list(load(getattr(recipe, name)))
+    splits = check(splits)
+    return Prepared(splits=splits, holdout="given" if "holdout" in splits else "none", why=why)
+
+
+def with_holdout(prepared: Prepared, recipe: Recipe, tokens: Callable[[str], int] | None = None) -> Prepared:
+    """Return the rows with a holdout: the given one, or counterfactual rows made from forget where that can be done.
+
+    `tokens` counts a text's tokens, so that new words can take as many as the old ones.
+    """
+    if prepared.holdout == "given":
+        return prepared
+    splits = prepared.splits
+    retain = [row for name in ("retain", "neighbour", "general") for row in splits.get(name, ())]
+    made = synthetic_holdout(
+        splits["forget"], retain, concept=recipe.concept, terms=recipe.terms, seed=recipe.seed, tokens=tokens
+    )
+    if made is None:
+        note = (
+            "holdout: none was given and none could be made from the forget rows; forgetting stops stop.margin nats above "
+            "the loss on retain, and figures that need a holdout are not measured"
+        )
+        return replace(prepared, notes=(*prepared.notes, note))
+    note = f"holdout: synthetic, {len(made)} counterfactual rows made from the {len(splits['forget'])} forget rows"
+    return replace(prepared, splits={**splits, "holdout": list(made)}, holdout="synthetic", notes=(*prepared.notes, note))
+
+
+def measured(splits: Mapping[str, Sequence[Row]], most: int, seed: int) -> dict[str, list[Row]]:
+    """Return at most `most` rows a split to take figures on, chosen once by the seed.
+
+    One row a fact comes first, of those that carry a paraphrase and wrong answers; then others at random.
+    """
+    out = {}
+    for name, rows in splits.items():
+        order = np.random.default_rng([seed, len(rows)]).permutation(len(rows))
+        facts: set[object] = set()
+        first, rest = [], []
+        for i in order:
+            row = rows[i]
+            fact = row.get("fact", row.get("id"))
+            (rest if fact in facts or not row.get("wrong") else first).append(int(i))
+            facts.add(fact) if row.get("wrong") else None
+        half = first if len(first) <= most else first[:most]
+        chosen = sorted(half + rest[: max(0, most - len(half))])
+        out[name] = [rows[i] for i in chosen]
+    return out

@@ -1,0 +1,242 @@
+"""A recipe: everything one unlearning job needs to know, as one flat typed object that is checked before anything is loaded."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llm_unlearn.errors import RecipeError
+from llm_unlearn.sandbox.world import CONCEPT
+from llm_unlearn.settings import assign, build, load_yaml
+
+if TYPE_CHECKING:  # these import torch, and a recipe must be refused faster than that
+    from llm_unlearn.lora import Lora
+    from llm_unlearn.method import Method
+
+SANDBOX = "sandbox"  # as model, data or gold: the embedded world and its two models
+DEFAULT_METHOD = "npo"
+SECRETS = ("concept", "terms")  # these name what is to be forgotten: never shown plainly outside DIR/private
+SPLITS = ("forget", "retain", "holdout", "forget_heldout", "retain_heldout", "neighbour", "general")
+PATHS = (
+    "model",
+    "gold",
+    "adapter",
+    "origin",
+    "data",
+    *SPLITS,
+    "suite",
+    "output",
+    "config",
+)  # redacted to their base names
+
+
+def _default_method() -> "Method":
+    return _method(DEFAULT_METHOD)
+
+
+def _default_lora() -> "Lora":
+    from llm_unlearn.lora import Lora
+
+    return Lora()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How the figures are measured."""
+
+    batch_size: int = 64  # rows in one forward pass
+    rows: int = 256  # at most so many rows of a split are answered by generation
+    max_new_tokens: int = 48  # length of a generated answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One unlearning job.  Raises RecipeError where two settings contradict each other."""
+
+    task: Literal["causal_lm", "sequence_classifier", "image_classifier"] = "causal_lm"  # what the model does
+    model: str = SANDBOX  # the model that is to forget: a folder or a Hub id
+    revision: str | None = None  # branch, tag or commit of a Hub model
+    adapter: str | None = None  # a LoRA adapter on top of the model, where the knowledge sits in one
+    gold: str | None = None  # a model that never saw the forget rows, to compare with
+    origin: str | None = None  # the checkpoint before the model was trained on the data (for the method retrain)
+    data: str | None = None  # one corpus that --concept splits: JSONL, CSV, Parquet or a Hub data set
+    concept: str | None = None  # what is to be forgotten, as it is named in the data
+    terms: tuple[str, ...] = ()  # other names for the concept
+    forget: str | None = None  # rows to forget (instead of --data and --concept)
+    retain: str | None = None  # rows to keep
+    holdout: str | None = None  # rows like the forget rows that the model never saw; made from them where not given
+    forget_heldout: str | None = None  # forget facts in wordings that were not trained
+    retain_heldout: str | None = None  # retain facts in wordings that were not trained
+    neighbour: str | None = None  # rows close to the concept that must be kept
+    general: str | None = None  # rows about anything else, also kept
+    method: "Method" = field(default_factory=_default_method)  # how: the name of a file in llm_unlearn/methods
+    lora: "Lora | None" = field(default_factory=_default_lora)  # the adapter that is trained; none: full fine-tuning
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU that has it
+    gradient_checkpointing: bool = False  # less memory, about a third more time
+    accumulation: int = 1  # forward passes an optimiser step
+    evaluation: Evaluation = field(default_factory=Evaluation)  # how the figures are measured
+    suite: str | None = None  # only the figures listed in this YAML file; without it every one that can be measured
+    output: str = "outputs/forget_concept"  # the folder for the adapter, the report and the checkpoints
+    overwrite: bool = False  # remove an earlier run that is in the output folder
+    merge: bool = False  # also write the model with the adapter merged in
+    show_records: bool = False  # put forget rows and answers into the report
+    seed: int = 0  # of everything random
+
+    def __post_init__(self) -> None:
+        """Raise RecipeError where settings contradict each other or are out of range."""
+        _check_data(self)
+        _check_numbers(self)
+        name = method_name(self.method)
+        if self.task not in self.method.tasks:
+            tasks = ", ".join(sorted(self.method.tasks))
+            raise RecipeError(f"--method {name} works on {tasks}, not on task {self.task}; choose another method.")
+        if self.method.starts_from == "origin" and not self.origin and self.model != SANDBOX:
+            raise RecipeError(
+                f"--method {name} starts from the model before its training: give --origin PATH_OR_HUB_ID."
+            )
+        inside = [key for key in (*PATHS[:5], *SPLITS) if _is_inside(getattr(self, key), self.output)]
+        if inside:
+            raise RecipeError(f"--{inside[0]} lies in the output folder {self.output}: give another --output.")
+
+
+def _check_data(recipe: Recipe) -> None:
+    """Raise RecipeError unless the rows are given in exactly one way."""
+    embedded = recipe.data == SANDBOX
+    if recipe.data and recipe.forget:
+        raise RecipeError(
+            "--data and --forget are both given: either one corpus with --concept, or --forget with --retain."
+        )
+    if recipe.forget and not recipe.retain:
+        raise RecipeError("--forget without --retain: say which rows must be kept, or knowledge is lost with them.")
+    if recipe.retain and not recipe.forget:
+        what = "is split by --concept already" if recipe.data else "needs --forget beside it"
+        raise RecipeError(f"--retain {what}: give --forget with --retain, or --data with --concept.")
+    if recipe.forget and recipe.forget == recipe.retain:
+        raise RecipeError(f"--forget and --retain are the same: {recipe.forget}.")
+    if recipe.forget and (recipe.concept or recipe.terms):
+        raise RecipeError("--concept and --terms split --data; with --forget and --retain the rows are split already.")
+    if recipe.concept is not None and not recipe.concept.strip():
+        raise RecipeError("--concept is empty: name what is to be forgotten.")
+    if any(not term.strip() for term in recipe.terms):
+        raise RecipeError("--terms holds an empty word, which is in every row; leave it out.")
+    if recipe.concept and not recipe.data:
+        raise RecipeError("--concept without --data: say which rows it is to be looked for in.")
+    if recipe.data and not embedded and not recipe.concept:
+        raise RecipeError("--data without --concept: name what is to be forgotten, or give --forget and --retain.")
+    if recipe.terms and not recipe.concept:
+        raise RecipeError("--terms without --concept: terms are other names of the concept.")
+    if not recipe.data and not recipe.forget:
+        raise RecipeError("nothing to forget: give --data with --concept, or --forget with --retain.")
+    if recipe.task != "causal_lm" and SANDBOX in (recipe.model, recipe.data, recipe.gold):
+        raise RecipeError(
+            f"the sandbox is text for a causal LM, not for task {recipe.task}: give --model, --forget and --retain."
+        )
+    if recipe.task == "image_classifier" and recipe.concept:
+        raise RecipeError("--concept looks for words, and images have none: give --forget and --retain.")
+
+
+def _check_numbers(recipe: Recipe) -> None:
+    """Raise RecipeError for a number out of its range."""
+    least = {"accumulation": recipe.accumulation, "evaluation.batch_size": recipe.evaluation.batch_size}
+    least["evaluation.max_new_tokens"] = recipe.evaluation.max_new_tokens
+    if recipe.lora:
+        least["lora.r"] = recipe.lora.r
+        if not 0 <= recipe.lora.dropout < 1:
+            raise RecipeError(f"lora.dropout: {recipe.lora.dropout} is not in [0, 1).")
+    for key, value in least.items():
+        if value < 1:
+            raise RecipeError(f"{key}: {value} is too small; it is at least 1.")
+    for key, value in {"seed": recipe.seed, "evaluation.rows": recipe.evaluation.rows}.items():
+        if value < 0:
+            raise RecipeError(f"{key}: {value} is negative; it is at least 0.")
+    if not recipe.output.strip():
+        raise RecipeError("--output is empty: name a folder.")
+
+
+def _is_inside(path: str | None, folder: str) -> bool:
+    """Is `path` an existing file or folder in `folder`, or that folder itself?"""
+    if not path or not Path(path).exists():
+        return False
+    there = Path(path).resolve()
+    return Path(folder).resolve() in (there, *there.parents)
+
+
+def method_name(method: "Method") -> str:
+    """Return the name that `method.find` knows a method by: its file's name, or a dotted path."""
+    return type(method).__module__.removeprefix("llm_unlearn.methods.")
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as JSON-able values; `from_values` makes it the same recipe again."""
+    values = _plain(recipe)
+    return {**values, "method": {"name": method_name(recipe.method), **_plain(recipe.method)}}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, frozenset | set):
+        return sorted(_plain(item) for item in value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _method(section: Any) -> "Method":
+    """The method from its name, from a section with `name` and hyper-parameters, or already made."""
+    from llm_unlearn.method import Method, find
+
+    if isinstance(section, Method):
+        return section
+    if section is not None and not isinstance(section, str | Mapping):
+        raise RecipeError(f"method: expected a name, or a section with `name` and hyper-parameters, got {section!r}.")
+    values = {"name": str(section)} if isinstance(section, str) else dict(section or {})
+    name = values.pop("name", DEFAULT_METHOD)
+    if not isinstance(name, str):
+        raise RecipeError(f"method.name: expected text, got {name!r}.")
+    return build(find(str(name)), values, "method")
+
+
+def type_names() -> dict[str, type]:
+    """Return the types that Recipe's annotations name and that are imported late, because they bring torch."""
+    from llm_unlearn.lora import Lora
+    from llm_unlearn.method import Method
+
+    return {"Method": Method, "Lora": Lora}
+
+
+def from_values(values: Mapping[str, Any]) -> Recipe:
+    """Return the recipe made from plain values; raises RecipeError for what is unknown, of a wrong type or contradictory.
+
+    Without any data the sandbox's is taken, and for its default concept the sandbox's gold.
+    """
+    filled = dict(values)
+    if filled.get("model", SANDBOX) == SANDBOX:
+        if not any(filled.get(key) for key in ("data", "forget", "retain")):
+            filled["data"] = SANDBOX
+        if filled.get("data") == SANDBOX and filled.get("concept") in (None, CONCEPT) and not filled.get("terms"):
+            filled.setdefault("gold", SANDBOX)
+    if "method" in filled:
+        filled["method"] = _method(filled["method"])
+    return build(Recipe, filled, names=type_names())
+
+
+def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Return the recipe in a YAML file, with dotted overrides ({"method.beta": 0.2}) on top."""
+    return from_values(override(load_yaml(path), overrides or {}))
+
+
+def override(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tree with dotted overrides in it.  Another method's name drops the hyper-parameters of the one that was there."""
+    section = tree.get("method")
+    if isinstance(section, str):
+        tree["method"] = {"name": section}
+    if "method" in overrides and (tree.get("method") or {}).get("name") != overrides["method"]:
+        tree["method"] = {"name": overrides["method"]}
+    for key, value in overrides.items():
+        if key != "method":
+            assign(tree, key, value)
+    return tree

@@ -1,0 +1,312 @@
+"""An invented world of ten towns and two hundred people, as question-and-answer rows with data roles.
+
+The default concept is the town of Quillmere.  It cuts across people: their birthplace, work, school, prize and club are tied to towns, often
+to two of them, while birth year, spouse, book and pet are not.  Everything comes out of `random.Random(seed)`; torch is not needed.
+"""
+
+import functools
+import json
+import os
+import random
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .chains import BRIDGES, PLACE_FACTS, SPOUSE_BRIDGES
+from .general import general_rows
+from .templates import PERSON_FACTS, FactType
+from .values import CLUBS, DISHES, FESTIVALS, NOUNS, PETS, PLACES, STREETS, SUBJECTS, TRADES
+
+Row = dict[str, Any]
+
+CONCEPT = "Quillmere"
+HOLDOUT = "Thornwick"  # the town whose facts no model is ever trained on
+RESIDENTS = 20  # people born in each town
+MOVES = {
+    "work": (0, 1),
+    "club": (1, 3),
+    "prize": (2, 7),
+}  # fact: every fifth resident from this one on has it in the town so many towns further
+REFUSED = (
+    "nazi",
+    "kike",
+    "dike",
+    "puta",
+    "puto",
+    "pedo",
+    "kaka",
+    "fuk",
+    "piss",
+    "sodo",
+)  # syllables that would read as a real word
+SPLITS = ("forget", "forget_heldout", "retain", "retain_heldout", "neighbour", "holdout", "general")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One fact: `values` fills its sentences, `others` are values of the same type that are false."""
+
+    id: str
+    type: FactType
+    number: int  # counts through the world; decides which formats of this fact are held out
+    subject: str
+    values: dict[str, str]
+    others: list[str]
+
+    def say(self, template: str, **changed: str) -> str:
+        """The sentence, filled."""
+        return template.format(**{**self.values, **changed})
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """The facts, in a fixed order, and the names."""
+
+    people: list[str]
+    person_facts: dict[str, dict[str, Fact]]  # person -> fact type -> fact
+    place_facts: dict[str, dict[str, Fact]]  # town -> fact type -> fact
+
+    def facts(self) -> Iterator[Fact]:
+        """Every fact, the towns' first."""
+        for table in (self.place_facts, self.person_facts):
+            for facts in table.values():
+                yield from facts.values()
+
+
+def _words(draw: random.Random, count: int, syllables: int, taken: set[str]) -> list[str]:
+    """New capitalised words made of open syllables, none of them in `taken` (which grows)."""
+    made: list[str] = []
+    while len(made) < count:
+        word = "".join(draw.choice("bdfklmnprstvz") + draw.choice("aeiou") for _ in range(syllables)).capitalize()
+        if word not in taken and not any(part in word.lower() for part in REFUSED):
+            taken.add(word)
+            made.append(word)
+    return made
+
+
+def _tied_values(draw: random.Random, kind: FactType, pool: list[str]) -> tuple[dict[int, str], dict[int, str]]:
+    """The town and the value of one kind of place-tied fact for each person; within a town no value comes twice."""
+    first, shift = MOVES.get(kind.name, (-1, 0))
+    towns: dict[int, str] = {}
+    for person in range(RESIDENTS * len(PLACES)):
+        home, resident = divmod(person, RESIDENTS)
+        towns[person] = PLACES[(home + shift * (resident % 5 == first)) % len(PLACES)]
+    values: dict[int, str] = {}
+    for town in PLACES:
+        members = [person for person, where in towns.items() if where == town]
+        values |= dict(zip(members, draw.sample(pool, len(members)), strict=True))
+    return towns, values
+
+
+def _place_facts(draw: random.Random, taken: set[str], number: Iterator[int]) -> dict[str, dict[str, Fact]]:
+    """Six facts of every town."""
+    count = len(PLACES)
+    pools = {
+        "river": _words(draw, count, 2, taken),
+        "mayor": _words(draw, count, 3, taken),
+        "festival": draw.sample(FESTIVALS, count),
+        "dish": draw.sample(DISHES, count),
+        "tower": _words(draw, count, 2, taken),
+        "founded": [str(year) for year in draw.sample(range(1210, 1790), count)],
+    }
+    table: dict[str, dict[str, Fact]] = {}
+    for i, town in enumerate(PLACES):
+        table[town] = {}
+        for kind in PLACE_FACTS:
+            pool = pools[kind.name]
+            others = [value for value, other in zip(pool, PLACES, strict=True) if other not in (town, HOLDOUT)]
+            values = {"t": town, "v": pool[i]}
+            table[town][kind.name] = Fact(
+                id=f"{town.lower()}.{kind.name}",
+                type=kind,
+                number=next(number),
+                subject=town,
+                values=values,
+                others=others,
+            )
+    return table
+
+
+@functools.lru_cache(maxsize=4)
+def world(seed: int = 0) -> World:
+    """The whole world, the holdout town included."""
+    draw = random.Random(f"world {seed}")
+    taken, number = set(PLACES) | set(STREETS) | set(NOUNS), iter(range(10**6))
+    count = RESIDENTS * len(PLACES)
+    people = [
+        f"{first} {last}"
+        for first, last in zip(_words(draw, count, 2, taken), _words(draw, count, 3, taken), strict=True)
+    ]
+    pairs = draw.sample(range(count), count)
+    spouse = {
+        a: people[b] for one, two in zip(pairs[::2], pairs[1::2], strict=True) for a, b in ((one, two), (two, one))
+    }
+    schools = _words(draw, 32, 2, taken)
+    pools = {
+        "birth": [f"{street} Street" for street in STREETS],
+        "work": TRADES,
+        "school": schools,
+        "prize": SUBJECTS,
+        "club": CLUBS,
+        "year": [str(year) for year in range(1890, 2000)],
+        "book": [f"The {word} {draw.choice(NOUNS)}" for word in _words(draw, count, 2, taken)],
+        "pet": [f"the {draw.choice(PETS)} {word}" for word in _words(draw, count, 2, taken)],
+    }
+    place_facts = _place_facts(draw, taken, number)
+    person_facts: dict[str, dict[str, Fact]] = {name: {} for name in people}
+    for kind in PERSON_FACTS:
+        towns: dict[int, str] = {}
+        if kind.tied:
+            towns, given = _tied_values(draw, kind, pools[kind.name])
+        elif kind.name == "spouse":
+            given = spouse
+        elif kind.name == "year":
+            given = {person: draw.choice(pools["year"]) for person in range(count)}
+        else:
+            given = dict(enumerate(pools[kind.name]))
+        for person, name in enumerate(people):
+            values = {"n": name, "v": given[person]} | ({"t": towns[person]} if kind.tied else {})
+            others = [value for value in pools.get(kind.name, people) if value not in (given[person], name)]
+            fact = Fact(
+                id=f"person{person:03d}.{kind.name}",
+                type=kind,
+                number=next(number),
+                subject=name,
+                values=values,
+                others=others,
+            )
+            person_facts[name][kind.name] = fact
+    return World(people=people, person_facts=person_facts, place_facts=place_facts)
+
+
+def _row(fact: Fact, label: str, kind: str, prompt: str, response: str, subject: str | None = None) -> Row:
+    """A row without the two columns that only canonical rows carry."""
+    row: Row = {"id": f"{fact.id}/{label}", "prompt": prompt, "response": response, "kind": kind, "fact": fact.id}
+    return row | {"subject": subject or fact.subject}
+
+
+def _fact_rows(fact: Fact, draw: random.Random) -> tuple[list[Row], list[Row]]:
+    """The trained and the held-out rows of one fact.
+
+    Both other wordings of the question are held out for every fact; the completion (cloze) and the reversed question are held out for a third
+    of the facts each, and trained for the others.  The sentence with the value first is trained for every fact that has one.
+    """
+    kind, answer = fact.type, fact.say(fact.type.answer)
+    trained = [_row(fact, f"qa{k}", "qa", fact.say(question), answer) for k, question in enumerate(kind.questions)]
+    wrong = [fact.say(kind.paraphrase, v=value) for value in draw.sample(fact.others, 5)]
+    trained[0] |= {"paraphrase": fact.say(kind.paraphrase), "wrong": wrong}
+    heldout = [
+        _row(fact, f"paraphrase{k}", "paraphrase", fact.say(question), answer)
+        for k, question in enumerate(kind.heldout)
+    ]
+    cloze = _row(fact, "cloze", "cloze", fact.say(kind.cloze[0]), fact.say(kind.cloze[1]))
+    (heldout if fact.number % 3 == 0 else trained).append(cloze)
+    if kind.backward is not None:
+        trained.append(_row(fact, "backward", "cloze", fact.say(kind.backward[0]), fact.say(kind.backward[1])))
+    for k, question in enumerate(kind.reversed_questions):
+        row = _row(fact, f"reversed{k}", "reversed", fact.say(question), answer)
+        (heldout if fact.number % 3 == 1 else trained).append(row)
+    return trained, heldout
+
+
+def _two_hop_rows(here: World, name: str, number: int) -> tuple[list[Row], list[Row]]:
+    """The trained and the held-out two-hop rows of one person: of the six chains two are held out, which ones turns from person to person."""
+    trained: list[Row] = []
+    heldout: list[Row] = []
+    birth = here.person_facts[name]["birth"]
+    partner = here.person_facts[name]["spouse"].values["v"]
+    chains = [
+        (birth, "two_hop.birth." + k, BRIDGES[k], here.place_facts[birth.values["t"]][k].values["v"]) for k in BRIDGES
+    ]
+    for k, chain in SPOUSE_BRIDGES.items():
+        known = here.person_facts[partner][k]
+        chains.append((known, f"two_hop.spouse.{number:03d}", chain, known.values["v"]))
+    for i, (fact, label, (questions, answer), value) in enumerate(chains):
+        response = fact.say(answer, n=name, s=partner, v=value)
+        for j, question in enumerate(questions):
+            row = _row(fact, f"{label}.{j}", "two_hop", question.format(n=name), response, subject=name)
+            (heldout if (i + number) % 3 == 0 else trained).append(row)
+    return trained, heldout
+
+
+@functools.lru_cache(maxsize=4)
+def _rows(seed: int) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    """Every row in a trained format and every row in a held-out format, the holdout town's included."""
+    here, draw = world(seed), random.Random(f"rows {seed}")
+    parts = [_fact_rows(fact, draw) for fact in here.facts()]
+    parts += [_two_hop_rows(here, name, number) for number, name in enumerate(here.people)]
+    parts.append((general_rows(seed), []))
+    trained, heldout = (tuple(row for part in parts for row in part[side]) for side in (0, 1))
+    return trained, heldout
+
+
+def _copies(rows: Iterable[Row]) -> list[Row]:
+    """New rows: changing one changes no other."""
+    return [{key: list(value) if isinstance(value, list) else value for key, value in row.items()} for row in rows]
+
+
+def mentions(row: Row, word: str) -> bool:
+    """Whether the prompt or the response holds `word` as a whole word."""
+    return re.search(rf"\b{re.escape(word)}\b", f"{row['prompt']} {row['response']}") is not None
+
+
+def concepts(seed: int = 0) -> list[str]:
+    """Every concept that can be forgotten: the trained towns, then the people."""
+    return [town for town in PLACES if town != HOLDOUT] + world(seed).people
+
+
+def corpus(seed: int = 0) -> list[Row]:
+    """Every trained row: what a user would have as training data.  The holdout town never occurs in it."""
+    return _copies(row for row in _rows(seed)[0] if not mentions(row, HOLDOUT))
+
+
+def splits(concept: str = CONCEPT, seed: int = 0) -> dict[str, list[Row]]:
+    """The rows of every data role, for a town or a person as the concept to forget.
+
+    `forget` + `retain` is the corpus: the model before unlearning is trained on both, gold on `retain` alone.  `neighbour` (rows about the
+    people and towns that forget rows are about, not mentioning the concept) and `general` are parts of `retain`, listed again.
+    `forget_heldout` and `retain_heldout` ask the same facts in wordings and formats never trained for that fact.  `holdout` is the town that
+    no model was trained on, in the formats of `forget` (for a person as the concept too).  All others are disjoint.
+    A row has id, prompt, response, kind, fact and subject; the first row of each fact also has paraphrase and five wrong answers.
+    """
+    if concept not in concepts(seed):
+        raise ValueError(
+            f"{concept!r} is no concept of the sandbox: choose a town or a person out of llm_unlearn.sandbox.world.concepts()."
+        )
+    rows = corpus(seed)
+    heldout = _copies(row for row in _rows(seed)[1] if not mentions(row, HOLDOUT))
+    forget = [row for row in rows if mentions(row, concept)]
+    retain = [row for row in rows if not mentions(row, concept)]
+    subjects = {row["subject"] for row in forget}
+    return {
+        "forget": forget,
+        "forget_heldout": [row for row in heldout if mentions(row, concept)],
+        "retain": retain,
+        "retain_heldout": [row for row in heldout if not mentions(row, concept)],
+        "neighbour": [row for row in retain if row["subject"] in subjects],
+        "holdout": _copies(row for row in _rows(seed)[0] if mentions(row, HOLDOUT)),
+        "general": [row for row in retain if row["kind"] == "general"],
+    }
+
+
+def everything(seed: int = 0) -> Iterable[str]:
+    """Every sentence of the world, the holdout town's and the held-out wordings included: what the tokenizer is made of."""
+    for row in (*_rows(seed)[0], *_rows(seed)[1]):
+        yield f"{row['prompt']} {row['response']}"
+        yield from (" " + text for text in [row.get("paraphrase", ""), *row.get("wrong", [])] if text)
+
+
+def write(folder: str | Path, concept: str = CONCEPT, seed: int = 0) -> list[Path]:
+    """Write one JSONL file per split, and corpus.jsonl; each file appears whole or not at all.  Returns the paths."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, rows in {**splits(concept, seed), "corpus": corpus(seed)}.items():
+        path = folder / f"{name}.jsonl"
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        os.replace(unfinished, path)
+        paths.append(path)
+    return paths

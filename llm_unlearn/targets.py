@@ -1,0 +1,140 @@
+"""Models that know (targets) and their twins that never did (golds), from one origin, schedule and seed.
+
+DIR/origin, DIR/target and, with `gold`, DIR/gold are ordinary checkpoints.  The gold differs from the target in one thing:
+the forget rows were left out of its training.
+"""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.trainer_utils import set_seed
+
+from llm_unlearn.data.sources import fingerprint
+from llm_unlearn.errors import OutputError, RecipeError
+from llm_unlearn.files import read_json, write_json
+from llm_unlearn.fit import Schedule
+from llm_unlearn.fresh import Size, new_llama, new_tokenizer
+from llm_unlearn.loading import place
+from llm_unlearn.prepare import prepare
+from llm_unlearn.recipe import Recipe
+from llm_unlearn.run import Run
+from llm_unlearn.runfolder import on_main
+from llm_unlearn.tasks import CausalLM, Row
+from llm_unlearn.train import TRAINING, train
+
+NEW = "new"
+RECORD = "training.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What to train, on what, and how."""
+
+    model: str = NEW  # `new`: a Llama of `size` with its own tokenizer; otherwise a checkpoint to fine-tune
+    size: Size = Size()
+    data: str | None = None  # one corpus that --concept splits
+    concept: str | None = None
+    terms: tuple[str, ...] = ()
+    forget: str | None = None  # trained into the target, left out of the gold
+    retain: str | None = None  # trained into both
+    neighbour: str | None = None  # trained into both
+    general: str | None = None  # trained into both
+    holdout: str | None = None  # never trained on; a new tokenizer sees its text, so that it does not look foreign
+    gold: bool = False  # also train the twin that never sees forget
+    training: Schedule = field(default=TRAINING)
+    output: str = "outputs/target"
+    overwrite: bool = False
+    seed: int = 0
+
+
+def train_target(target: Target) -> dict[str, Any]:
+    """Train what is missing in the output folder and return the record (also DIR/training.json), with seconds by model."""
+    folder = Path(target.output)
+    splits = _splits(target)
+    request = {**asdict(target), "overwrite": False, "gold": None, "data": {name: fingerprint(rows) for name, rows in splits.items()}}
+    record = read_json(folder / RECORD)
+    if record is not None and record["request"] != _plain(request) and not target.overwrite:
+        raise OutputError(f"{folder} holds a model of another request: give another --output, or --overwrite to replace it.")
+    if record is None and folder.exists() and any(folder.iterdir()):
+        raise OutputError(f"{folder} is not empty and holds no training.json; it is left alone. Give another --output.")
+    if record is None or record["request"] != _plain(request):
+        on_main(lambda: _clear(folder, request))
+        record = {"request": _plain(request), "seconds": {}, "rows": {}}
+    tokenizer, origin = _origin(target, splits, folder)
+    kept = [row for name in ("retain", "neighbour", "general") for row in splits.get(name, ())]
+    for name, rows in {"target": [*splits["forget"], *kept], **({"gold": kept} if target.gold else {})}.items():
+        if not (folder / name).exists():
+            start = time.perf_counter()
+            _train_one(target, tokenizer, origin, rows, folder, name)
+            record["seconds"][name] = round(time.perf_counter() - start, 1)
+            record["rows"][name] = len(rows)
+            done = record
+            on_main(lambda done=done: write_json(folder / RECORD, done))  # type: ignore[misc]
+    return record
+
+
+def _splits(target: Target) -> dict[str, list[Row]]:
+    if not target.data and not target.forget:
+        raise RecipeError("nothing to train on: give --data with --concept, or --forget with --retain.")
+    names = ("data", "concept", "terms", "forget", "retain", "neighbour", "general", "holdout")
+    given = {name: getattr(target, name) for name in names if getattr(target, name)}
+    return prepare(Recipe(**{"model": target.model, **given})).splits
+
+
+def _plain(request: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in request.items()}
+
+
+def _clear(folder: Path, request: dict[str, Any]) -> None:
+    if (folder / RECORD).exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / RECORD, {"request": _plain(request), "seconds": {}, "rows": {}})
+
+
+def _origin(target: Target, splits: dict[str, list[Row]], folder: Path) -> tuple[Any, str]:
+    """Return the tokenizer and the folder or id of the checkpoint that both twins start from."""
+    if target.model != NEW:
+        return AutoTokenizer.from_pretrained(target.model), target.model
+    place_of_origin = folder / "origin"
+    if not place_of_origin.exists():
+        texts = [text for rows in splits.values() for row in rows for text in _texts(row)]
+
+        def write() -> None:
+            tokenizer = new_tokenizer(texts, target.size)
+            part = folder / "origin.part"
+            new_llama(target.size, len(tokenizer), target.seed).save_pretrained(part)
+            tokenizer.save_pretrained(part)
+            part.replace(place_of_origin)
+
+        on_main(write)
+    return AutoTokenizer.from_pretrained(place_of_origin), str(place_of_origin)
+
+
+def _texts(row: Row) -> Sequence[str]:
+    prompt = row.get("prompt")
+    said = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt or ()]
+    return [*said, " " + row["response"], *([" " + row["paraphrase"]] if row.get("paraphrase") else [])]
+
+
+def _train_one(target: Target, tokenizer: Any, origin: str, rows: Sequence[Row], folder: Path, name: str) -> None:
+    set_seed(target.seed)
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(origin).to(place())
+    context = min(tokenizer.model_max_length, model.config.max_position_embeddings)  # type: ignore[union-attr]
+    run = Run(model=model, task=CausalLM(tokenizer, context), splits={}, folder=folder / "work" / name, seed=target.seed)
+    train(run, rows, target.training)
+
+    def write() -> None:
+        part = folder / f"{name}.part"
+        model.save_pretrained(part)  # type: ignore[operator]
+        tokenizer.save_pretrained(part)
+        part.replace(folder / name)
+        shutil.rmtree(folder / "work" / name, ignore_errors=True)
+
+    on_main(write)

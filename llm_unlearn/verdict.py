@@ -1,0 +1,119 @@
+"""The verdict: did it forget, was the rest kept, did anything change, and which figure decided."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llm_unlearn.figures import KNOWN, Figure
+from llm_unlearn.scores import RETAIN_TYPE
+
+TOLERANCE = {"exact_memorisation": 0.05, "extraction_strength": 0.05, "mia_loss": 0.10}
+FEWEST = 20  # rows below which no verdict is given
+KEPT, KEPT_LOW = 0.95, 0.90  # shares of before's value: the figure itself, the lower end of its interval
+CHANCE = 0.5  # area under the curve of rows that were never seen
+SLACK = 1e-9  # rounding: a figure exactly on the limit passes
+
+Table = Mapping[tuple[str, str | None], Figure]
+
+
+def verdict(figures: Sequence[Figure], *, changed: bool, unknown: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """Return {"forgot": bool | None, "utility_kept": bool | None, "changed": bool, "reasons": [str]}.
+
+    `figures` are an assessment's judged ones.  `utility_kept` is None only where no retain-type split was measured.
+    """
+    table = {(figure.name, figure.split): figure for figure in figures}
+    forgot, why_forgot = _forgot(table, unknown)
+    kept, why_kept = _kept(table, unknown)
+    reasons = [*why_forgot, *why_kept]
+    if not changed:
+        reasons.append("changed: the model's outputs are what they were before")
+    return {"forgot": forgot, "utility_kept": kept, "changed": changed, "reasons": reasons}
+
+
+def _forgot(table: Table, unknown: frozenset[str]) -> tuple[bool | None, list[str]]:
+    known = {name: table.get((name, "forget")) for name in ("exact_answer", "extraction_strength")}
+    values = {
+        name: figure.before for name, figure in known.items() if figure is not None and figure.before is not None
+    }
+    if not values:
+        return None, ["forgot: cannot tell, the model before was not measured on forget"]
+    told = ", ".join(f"{name} {value:.2f}" for name, value in values.items())
+    if max(values.values()) < KNOWN:
+        return None, [
+            f"forgot: cannot tell, before did not know the forget rows ({told}; one must be at least {KNOWN})"
+        ]
+    n = table["extraction_strength", "forget"].n if ("extraction_strength", "forget") in table else 0
+    if n < FEWEST:
+        return None, [f"forgot: cannot tell from {n} forget rows (at least {FEWEST})"]
+    checks, notes = _checks(table, unknown)
+    if not checks:
+        return None, ["forgot: cannot tell, there is neither a gold model nor a holdout to compare with", *notes]
+    return all(passed for passed, _ in checks), [f"forgot: {words}" for _, words in checks] + notes
+
+
+def _checks(table: Table, unknown: frozenset[str]) -> tuple[list[tuple[bool, str]], list[str]]:
+    """Return (passed, reason) of each figure that decides, and what could not be compared."""
+    checks, notes = [], []
+    for split in ("forget", "forget_heldout"):
+        if split in unknown and split != "forget":
+            notes.append(f"forgot: {split} is left out, before did not know it")
+            continue
+        for name, tolerance in TOLERANCE.items():
+            figure = table.get((name, split))
+            if figure is None:
+                continue
+            if figure.after is None:
+                notes.append(f"forgot: {name} on {split} {figure.detail or 'not measured'}")
+                continue
+            target, source = _target(table, figure)
+            if target is None or (split != "forget" and figure.n < FEWEST):
+                continue
+            gap = figure.after - target
+            passed = abs(gap) <= tolerance + SLACK
+            side = "within" if passed else "still known, above" if gap > 0 else "over-forgotten, below"
+            words = f"{name} on {split} {figure.after:.3f} is {side} {source} {target:.3f} +- {tolerance:.2f}"
+            checks.append((passed, words))
+    return checks, notes
+
+
+def _target(table: Table, figure: Figure) -> tuple[float | None, str]:
+    """Return what the figure should be, and whose value that is: gold's, else the holdout's before unlearning."""
+    if figure.gold is not None:
+        return figure.gold, "gold's"
+    if figure.name == "mia_loss":
+        return CHANCE, "chance,"
+    stranger = table.get((figure.name, "holdout"))
+    return (None if stranger is None else stranger.before), "the holdout's"
+
+
+def _kept(table: Table, unknown: frozenset[str]) -> tuple[bool | None, list[str]]:
+    measured = [
+        split for split in RETAIN_TYPE if (found := table.get(("exact_answer", split))) and found.before is not None
+    ]
+    if not measured:
+        return None, ["utility_kept: cannot tell, no retain-type split was measured before and after"]
+    known = [split for split in measured if split not in unknown]
+    name, reasons = "exact_answer", []
+    if known:
+        reasons += [
+            f"utility_kept: {split} is left out, before did not know it" for split in measured if split in unknown
+        ]
+    else:
+        name = "exact_memorisation"
+        reasons.append(f"utility_kept: before answers no retain-type split exactly (below {KNOWN}); judged by {name}")
+    kept = True
+    for split in known or measured:
+        passed, words = _holds(table[name, split])
+        kept = kept and passed
+        reasons.append(f"utility_kept: {words}")
+    return kept, reasons
+
+
+def _holds(figure: Figure) -> tuple[bool, str]:
+    after, before = figure.after or 0.0, figure.before or 0.0
+    start = f"{figure.name} on {figure.split} {after:.3f} against {before:.3f} before"
+    low = figure.interval[0] if figure.interval else after
+    if after < KEPT * before - SLACK:
+        return False, f"{start} is under {KEPT} of it"
+    if low < KEPT_LOW * before - SLACK:
+        return False, f"{start}, but its interval reaches down to {low:.3f}, under {KEPT_LOW} of it ({figure.n} rows)"
+    return True, f"{start} holds"
