@@ -35,7 +35,15 @@ from llm_unlearn.run import Run
 from llm_unlearn.tasks import IGNORE, CausalLM, Example
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "small": {"hidden": 384, "layers": 6, "heads": 6, "kv_heads": 6, "inner": 1024, "vocab": 16000, "dtype": "float32"},
+    "small": {
+        "hidden": 384,
+        "layers": 6,
+        "heads": 6,
+        "kv_heads": 6,
+        "inner": 1024,
+        "vocab": 16000,
+        "dtype": "float32",
+    },
     "1b": {
         "hidden": 2048,
         "layers": 16,
@@ -140,7 +148,9 @@ def supervised(given: argparse.Namespace) -> int:
 
 def build_rows(given: argparse.Namespace, count: int, seed: int) -> list[Example]:
     """Return encoded rows of random words, prompt first, response last."""
-    words = torch.randint(5, given.vocab, (count, given.tokens), generator=torch.Generator().manual_seed(seed)).tolist()
+    words = torch.randint(
+        5, given.vocab, (count, given.tokens), generator=torch.Generator().manual_seed(seed)
+    ).tolist()
     prompt = given.tokens - supervised(given)
     scored = [0] * prompt + [1] * supervised(given)
     return [{"input_ids": ids, "labels": [IGNORE] * prompt + ids[prompt:], "scored": scored} for ids in words]
@@ -315,7 +325,9 @@ def table(report: dict[str, Any]) -> str:
         for side in SIDES:
             held, above = (_megabytes(result["bytes"][side][key]) for key in ("held", "above"))
             floor = result["operations"][side] / report["operations_a_second"]
-            lines.append(f"| {name} | {side} | {_spread(result['seconds_a_step'][side])} | {floor:.3f} | {held} | {above} |")
+            lines.append(
+                f"| {name} | {side} | {_spread(result['seconds_a_step'][side])} | {floor:.3f} | {held} | {above} |"
+            )
         above = [result["bytes"][side]["above"] for side in SIDES]
         less = "not measured" if None in above else f"{above[1] / above[0]:.2f}x"
         floors = result["operations"]["plain"] / result["operations"]["toolkit"]

@@ -1,7 +1,7 @@
 """One unlearning job from request to report, for the recipes, the command line and Python alike.
 
-    from llm_unlearn import unlearn
-    report = unlearn(model="my-model", data="my.jsonl", concept="Quillmere", output="outputs/quillmere")
+from llm_unlearn import unlearn
+report = unlearn(model="my-model", data="my.jsonl", concept="Quillmere", output="outputs/quillmere")
 """
 
 import json
@@ -54,7 +54,12 @@ class Clock:
 
 
 def unlearn(
-    recipe: Recipe | None = None, *, command: Sequence[str] | None = None, known: Mapping[str, ModelScores] | None = None, say: Callable[[str], None] | None = None, **settings: Any
+    recipe: Recipe | None = None,
+    *,
+    command: Sequence[str] | None = None,
+    known: Mapping[str, ModelScores] | None = None,
+    say: Callable[[str], None] | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Run one request, given as a Recipe or as its settings, and return its report (also DIR/report.json).
 
@@ -67,14 +72,22 @@ def unlearn(
         say(prepared.why)
     inputs = {name: fingerprint(rows) for name, rows in prepared.splits.items()}
     command = list(sys.argv if command is None else command)
-    with open_run(recipe.output, to_dict(recipe), inputs=inputs, overwrite=recipe.overwrite, command=command) as folder:
+    with open_run(
+        recipe.output, to_dict(recipe), inputs=inputs, overwrite=recipe.overwrite, command=command
+    ) as folder:
         if folder.state == "finished" and folder.report is not None:
             return folder.report
         return Job(recipe, prepared, folder, command, known or {}).report()
 
 
 def evaluate(
-    model: str, splits: Mapping[str, Sequence[Row]], *, adapter: str | None = None, gold: str | None = None, before: str | None = None, **settings: Any
+    model: str,
+    splits: Mapping[str, Sequence[Row]],
+    *,
+    adapter: str | None = None,
+    gold: str | None = None,
+    before: str | None = None,
+    **settings: Any,
 ) -> list[dict[str, Any]]:
     """Return the figures of a model (with a PEFT adapter where one is given) on rows by split, beside `before` and `gold`.
 
@@ -84,7 +97,9 @@ def evaluate(
 
     recipe = from_values({"forget": "-", "retain": "--", **settings, "model": model})
     task = load_task(recipe, model)
-    rows = Evaluation(task, {name: list(each) for name, each in splits.items()}, batch_size=recipe.evaluation.batch_size)
+    rows = Evaluation(
+        task, {name: list(each) for name, each in splits.items()}, batch_size=recipe.evaluation.batch_size
+    )
     loaded = load_model(recipe, model)
     if adapter or before:
         other = loaded if before is None else load_model(recipe, before)
@@ -96,6 +111,27 @@ def evaluate(
     have = {name: rows.kept(name) for name in ("before", "gold")}
     assessment = assess(scores, before=have["before"], gold=have["gold"], seed=recipe.seed)
     return [reports.plain_json(figure.to_json()) for figure in assessment.figures]
+
+
+def standards(recipe: Recipe, others: Mapping[str, str] | None = None) -> dict[str, ModelScores]:
+    """Return the scores of "before", of "gold" and of other named models on the rows that the recipe is measured on.
+
+    They depend on neither method nor seed of unlearning, so a table of many runs takes them once (`unlearn(known=...)`).
+    """
+    task = load_task(recipe, recipe.model)
+    prepared = with_holdout(prepare(recipe), recipe, _token_count(task))
+    evaluation = _evaluation(task, prepared, recipe)
+    models = {"before": recipe.model, **({"gold": recipe.gold} if recipe.gold else {}), **(others or {})}
+    return {
+        name: evaluation.scores(name, load_model(recipe, path, role="gold" if name == "gold" else "target"))
+        for name, path in models.items()
+    }
+
+
+def _evaluation(task: Task, prepared: Prepared, recipe: Recipe) -> Evaluation:
+    """Return what measures a recipe's models; which rows are measured does not depend on the run's seed."""
+    rows = measured(prepared.splits, recipe.evaluation.rows, seed=0)
+    return Evaluation(task, rows, batch_size=recipe.evaluation.batch_size, progress=is_main())
 
 
 def _trainer_arguments(recipe: Recipe) -> dict[str, Any]:
@@ -112,7 +148,12 @@ class Job:
     """One request at work in its folder: before, unlearn, guard, save, reload, after, gold, report."""
 
     def __init__(
-        self, recipe: Recipe, prepared: Prepared, folder: RunFolder, command: Sequence[str], known: Mapping[str, ModelScores]
+        self,
+        recipe: Recipe,
+        prepared: Prepared,
+        folder: RunFolder,
+        command: Sequence[str],
+        known: Mapping[str, ModelScores],
     ) -> None:
         """Load the task and choose the rows to measure."""
         self.recipe, self.folder, self.command = recipe, folder, command
@@ -120,8 +161,7 @@ class Job:
         set_seed(recipe.seed)
         self.task: Task = load_task(recipe, recipe.model)
         self.prepared = with_holdout(prepared, recipe, _token_count(self.task))
-        rows = measured(self.prepared.splits, recipe.evaluation.rows, recipe.seed)
-        self.evaluation = Evaluation(self.task, rows, batch_size=recipe.evaluation.batch_size, progress=is_main())
+        self.evaluation = _evaluation(self.task, self.prepared, recipe)
         for name, scores in known.items():
             self.evaluation.put(name, scores)
 
@@ -155,7 +195,9 @@ class Job:
         with self.clock.time(name):
             scores = self.evaluation.scores(name, model)
         if name != "after" and is_main():
-            write_json(kept, {"splits": {split: each.to_json(text=True) for split, each in scores.items()}}, mode=0o600)
+            write_json(
+                kept, {"splits": {split: each.to_json(text=True) for split, each in scores.items()}}, mode=0o600
+            )
         return scores
 
     def _unlearned(self, model: nn.Module) -> tuple[Path, nn.Module]:
@@ -197,7 +239,13 @@ class Job:
         return self._scores("gold", load_model(self.recipe, self.recipe.gold, role="gold"))
 
     def _write(
-        self, place: Path, before: ModelScores, after: ModelScores, gold: ModelScores | None, changed: bool, change: float
+        self,
+        place: Path,
+        before: ModelScores,
+        after: ModelScores,
+        gold: ModelScores | None,
+        changed: bool,
+        change: float,
     ) -> dict[str, Any]:
         """Write manifest, report.json and report.html, and clear the working folder."""
         recipe, key = self.recipe, self.folder.key
@@ -224,7 +272,13 @@ class Job:
             hub.write_manifest(
                 place,
                 manifest(
-                    to_dict(recipe), key=key, splits=splits, argv=self.command, seconds=self.clock.seconds, peak_memory=peak, extra=extra
+                    to_dict(recipe),
+                    key=key,
+                    splits=splits,
+                    argv=self.command,
+                    seconds=self.clock.seconds,
+                    peak_memory=peak,
+                    extra=extra,
                 ),
             )
             plots.write_html(self.folder.path, content, history=history, before=before, after=after, gold=gold)
@@ -237,7 +291,9 @@ class Job:
     def _notes(self, change: float) -> list[str]:
         notes = list(self.prepared.notes)
         if (self.folder.path / hub.ADAPTER).exists():
-            notes.append("the result is an adapter: switching it off restores the model before (--merge writes merged weights)")
+            notes.append(
+                "the result is an adapter: switching it off restores the model before (--merge writes merged weights)"
+            )
         if self.recipe.gold is None:
             notes.append("no gold model was given: figures are compared with the holdout where there is one")
         rolled = [state["rolled_back"] for state in self._states() if "rolled_back" in state]

@@ -1,4 +1,7 @@
-"""Charts as SVG text: lines over steps, grouped bars, rows of histograms.  Numbers in, markup out; no library, no script."""
+"""How the page looks: its style sheet, and charts as SVG text (lines over steps, grouped bars, rows of histograms).
+
+Numbers in, markup out; no library, no script.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +15,39 @@ INK, FAINT, GRID = "#1f2933", "#66727f", "#e6eaee"
 MODELS = {"before": "#9aa5b1", "after": "#2f6fde", "gold": "#d99a00"}
 STREAMS = {"forget": "#c8432b", "holdout": "#7b57c2", "retain": "#2d8a57"}
 SHADE = "#dbe7fb"  # where the forget term is on
+
+STYLE = """
+:root { color-scheme: light; }
+body { margin: 0; background: #f5f7f9; color: #1f2933; font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto,
+  "Helvetica Neue", "DejaVu Sans", sans-serif; }
+main { max-width: 1060px; margin: 0 auto; padding: 30px 22px 60px; }
+h1 { font-size: 27px; margin: 0; letter-spacing: -.01em; } h2 { font-size: 18px; margin: 0 0 2px; }
+h3 { font-size: 14px; margin: 0; } p { margin: 4px 0 12px; color: #52606d; } .sub { margin-bottom: 18px; }
+section { background: #fff; border: 1px solid #e3e8ed; border-radius: 12px; padding: 20px 24px; margin: 16px 0; }
+svg { width: 100%; height: auto; display: block; font-family: inherit; }
+.banner { border-left: 7px solid var(--tone); } .banner h2 { font-size: 21px; color: var(--tone); }
+.banner ul { margin: 8px 0 0; padding-left: 20px; color: #3e4c59; font-size: 14px; }
+.pills { display: flex; gap: 9px; flex-wrap: wrap; margin: 10px 0 4px; }
+.pill { border-radius: 99px; padding: 3px 13px; font-size: 13px; font-weight: 600; }
+.yes { background: #def2e6; color: #14653b; } .no { background: #fbe3de; color: #a12c16; } .unsure { background: #eceff3; color: #46535f; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(215px, 1fr)); gap: 12px; margin: 16px 0; }
+.tile { background: #fff; border: 1px solid #e3e8ed; border-radius: 12px; padding: 13px 17px; }
+.tile .what { font-size: 13px; color: #52606d; } .tile .value { font-size: 27px; font-weight: 650; color: #2f6fde; }
+.tile .value small { font-size: 16px; color: #7b8794; font-weight: 500; } .tile .goal { font-size: 13px; color: #8a6100; }
+.two { display: grid; grid-template-columns: 1fr 1fr; gap: 20px 26px; } .three { display: grid; grid-template-columns: repeat(3, 1fr); gap: 18px; }
+@media (max-width: 760px) { .two, .three { grid-template-columns: 1fr; } }
+.legend { display: flex; gap: 18px; font-size: 13px; color: #3e4c59; margin: 2px 0 10px; flex-wrap: wrap; }
+.legend i { display: inline-block; width: 13px; height: 13px; border-radius: 3px; margin-right: 6px; vertical-align: -2px; }
+h3 + p { font-size: 13px; } details { margin-top: 14px; } summary { cursor: pointer; color: #2f6fde; font-size: 14px; }
+.panel p { font-size: 13px; margin: 0 0 6px; min-height: 40px; }
+table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }
+th, td { padding: 4px 9px; text-align: right; border-bottom: 1px solid #edf0f3; white-space: nowrap; }
+th { color: #52606d; font-weight: 600; } th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
+td:last-child, th:last-child { text-align: left; white-space: normal; color: #66727f; font-size: 12.5px; min-width: 170px; }
+tr.first td { border-top: 2px solid #cbd2d9; } tr.faded td { color: #9aa5b1; } .wide { overflow-x: auto; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 18px; margin: 8px 0 0; font-size: 13.5px; }
+dt { color: #66727f; } dd { margin: 0; overflow-wrap: anywhere; } footer { color: #7b8794; font-size: 13px; }
+"""
 
 
 @dataclass(frozen=True)
@@ -133,22 +169,19 @@ def grouped_bars(
     groups: Sequence[tuple[str, Mapping[str, float | None], tuple[float, float] | None]],
     *,
     label: str,
-    level: float | None = None,
 ) -> str:
-    """Return three bars (before, after, gold) a group, from 0 to 1; a group is (name, values, after's interval)."""
-    width, height = 620, 270
+    """Return a bar a model in each group, from 0 to 1; a group is (name, values by model, after's interval)."""
+    width, height = 540, 262
     y = Axis(0.0, 1.0, height - 50, 26)
     parts: list[str] = []
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         parts += [line(40, y(tick), width - 6, y(tick)), text(33, y(tick) + 4, f"{tick:g}", anchor="end", size=11)]
-    if level is not None:
-        parts.append(line(40, y(level), width - 6, y(level), FAINT, 1, 'stroke-dasharray="2 4"'))
     slot = (width - 50) / max(len(groups), 1)
-    bar = min(22.0, slot / 4.2)
+    bar = min(20.0, slot / 4)
     for i, (name, values, interval) in enumerate(groups):
         middle = 42 + slot * (i + 0.5)
-        for k, (model, colour) in enumerate(MODELS.items()):
-            value, left = values.get(model), middle + (k - 1.5) * (bar + 2)
+        for k, (model, value) in enumerate(values.items()):
+            colour, left = MODELS[model], middle + (k - len(values) / 2) * (bar + 2)
             if value is None:
                 parts.append(text(left + bar / 2, y(0) - 5, "–", colour=colour, more='font-weight="700"'))
                 continue
@@ -159,7 +192,7 @@ def grouped_bars(
                 centre = left + bar / 2
                 parts.append(line(centre, y(interval[0]), centre, y(interval[1]), INK, 1.3))
         for row, words in enumerate(_two_lines(name)):
-            parts.append(text(middle, height - 32 + 14 * row, words, size=12, colour=INK))
+            parts.append(text(middle, height - 32 + 13 * row, words, size=11, colour=INK))
     parts.append(line(40, y(0), width - 6, y(0), FAINT))
     return picture(width, height, parts, label)
 

@@ -5,9 +5,11 @@ token (one-word answers then get no loss at all); offsets do not.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 PROMPT, RESPONSE, END = 0, 1, 2  # what a token is: context only, trained and scored, trained only (end of sequence)
+MARK = "\u2402answer\u2403"  # stands for an answer where a template is asked what comes before it
 Messages = Sequence[dict[str, str]]
 
 
@@ -16,20 +18,21 @@ def encode_dialogue(
 ) -> tuple[list[int], list[int]]:
     """Return token ids and, for each, PROMPT, RESPONSE or END.
 
-    prompt None: the response is a plain text and every token of it is RESPONSE.
+    prompt None: the response is a plain text and every token of it is RESPONSE; what the tokenizer puts around it is not.
     response None: the prompt alone, ready to be continued.
     A string prompt becomes a user message where the tokenizer has a chat template.
     """
     if prompt is None:
-        ids, _ = _tokenise(tokenizer, response or "", special=True)
-        return ids, [RESPONSE] * len(ids)
+        ids, ends = _tokenise(tokenizer, response or "", special=True)
+        kind = [RESPONSE if end else PROMPT for end in ends]
+        return ids, [*kind[:-1], END] if ids and ids[-1] == tokenizer.eos_token_id else kind
     if not isinstance(prompt, str) or getattr(tokenizer, "chat_template", None):
         return _chat(tokenizer, prompt, response)
     if response is None:
-        ids, _ = _tokenise(tokenizer, prompt, special=True)
-        return _without_end(tokenizer, ids), [PROMPT] * len(ids)
+        ids = _without_end(*_tokenise(tokenizer, prompt, special=True))
+        return ids, [PROMPT] * len(ids)
     gap = "" if not prompt or prompt[-1].isspace() or response[:1].isspace() else " "
-    ids, ends = _tokenise(tokenizer, prompt + gap + response, special=True, split=len(prompt + gap))
+    ids, ends = _tokenise(tokenizer, prompt + gap + response, special=True, split=(len(prompt + gap),))
     return _finish(tokenizer, ids, [RESPONSE if end > len(prompt + gap) else PROMPT for end in ends])
 
 
@@ -38,7 +41,7 @@ def _chat(tokenizer: Any, prompt: str | Messages, response: str | None) -> tuple
     if not getattr(tokenizer, "chat_template", None):  # messages for a model that has no template: plain lines
         text = "\n".join(message["content"] for message in messages)
         return encode_dialogue(tokenizer, text, response)
-    before = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    before = _opened(tokenizer, messages)
     if response is None:
         ids, _ = _tokenise(tokenizer, before, special=False)
         return ids, [PROMPT] * len(ids)
@@ -51,26 +54,47 @@ def _chat(tokenizer: Any, prompt: str | Messages, response: str | None) -> tuple
     start = whole.find(response.strip(), len(before))
     start = len(before) if start < 0 else start
     stop = start + len(response.strip())
-    ids, ends = _tokenise(tokenizer, whole, special=False, split=start)
+    ids, ends = _tokenise(tokenizer, whole, special=False, split=(start, stop))
     kind = [PROMPT if end <= start else RESPONSE if end <= stop else END for end in ends]
     first_end = kind.index(END) if END in kind else len(kind)
     return ids[: first_end + 1], kind[: first_end + 1]  # what a template writes after the end of turn is not learned
 
 
-def _tokenise(tokenizer: Any, text: str, *, special: bool, split: int | None = None) -> tuple[list[int], list[int]]:
-    """Return ids and where each ends in `text`, in characters (0 for tokens that stand for no character)."""
+def _opened(tokenizer: Any, messages: Messages) -> str:
+    """Return the dialogue up to where the answer begins, also where the template knows no generation prompt."""
+    before: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    if before != tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False):
+        return before
+    whole: str = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": MARK}], tokenize=False)
+    return whole[: whole.index(MARK)] if whole.startswith(before) and MARK in whole else before
+
+
+def _tokenise(tokenizer: Any, text: str, *, special: bool, split: tuple[int, ...] = ()) -> tuple[list[int], list[int]]:
+    """Return ids and where each ends in `text`, in characters (0 for tokens that stand for no character).
+
+    `split` says where a tokenizer without offsets has to be given the text in parts.
+    """
     if getattr(tokenizer, "is_fast", False):
         found = tokenizer(text, add_special_tokens=special).encodings[0]
         return list(found.ids), [end if end > start else 0 for start, end in found.offsets]
-    head, tail = (text, "") if split is None else (text[:split], text[split:])  # no offsets: tokenise the two apart
-    first = tokenizer.encode(head, add_special_tokens=special)
-    last = tokenizer.encode(tail, add_special_tokens=False) if tail else []
-    return [*first, *last], [0] * len(first) + [len(text)] * len(last)
+    cuts = [0, *split, len(text)]
+    ids: list[int] = []
+    ends: list[int] = []
+    for first, last in pairwise(cuts):
+        part = tokenizer.encode(text[first:last], add_special_tokens=False) if first < last else []
+        ids += part
+        ends += [last] * len(part)
+    around = tokenizer.build_inputs_with_special_tokens(ids) if special else ids
+    before = around.index(ids[0]) if ids and len(around) > len(ids) else 0
+    return list(around), [0] * before + ends + [0] * (len(around) - before - len(ends))
 
 
-def _without_end(tokenizer: Any, ids: list[int]) -> list[int]:
-    """Return the ids without an end-of-sequence token that the tokenizer puts behind every text."""
-    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
+def _without_end(ids: list[int], ends: list[int]) -> list[int]:
+    """Return the ids without what the tokenizer puts behind every text (an end of sequence, a separator)."""
+    last = len(ids)
+    while last > 1 and not ends[last - 1] and any(ends[:last]):
+        last -= 1
+    return ids[:last]
 
 
 def _finish(tokenizer: Any, ids: list[int], kind: list[int]) -> tuple[list[int], list[int]]:

@@ -5,7 +5,7 @@ generation, the results are gathered, and every process returns all of them.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,20 +23,22 @@ LOGITS_PER_BATCH = 2**27  # padded positions times words: 0.5 GB in fp32
 Hits = np.ndarray[Any, np.dtype[np.bool_]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How models are measured."""
+
+    generate_on: Collection[str] = GENERATE_ON  # splits that also get greedy answers, where all rows have a prompt
+    batch_size: int = 64  # rows in one forward pass
+    max_new_tokens: int | None = None  # of a greedy answer; None: the longest true answer and 4 more, at most 256
+    progress: bool = True  # a bar on the main process
+
+
 class Evaluation:
     """Makes and keeps each model's scores: one forward pass per (model, split), however many figures ask."""
 
-    def __init__(
-        self,
-        task: Task,
-        splits: Mapping[str, Sequence[Row]],
-        *,
-        generate_on: Collection[str] = GENERATE_ON,
-        batch_size: int = 64,
-        progress: bool = True,
-    ) -> None:
-        self.task, self.splits = task, splits
-        self.generate_on, self.batch_size, self.progress = generate_on, batch_size, progress
+    def __init__(self, task: Task, splits: Mapping[str, Sequence[Row]], **options: Any) -> None:
+        """Keep what to measure; `options` are the fields of Options."""
+        self.task, self.splits, self.options = task, splits, Options(**options)
         self._cache: dict[str, dict[str, Scores]] = {}
 
     def put(self, name: str, scores: ModelScores) -> None:
@@ -51,87 +53,59 @@ class Evaluation:
         """Return the scores of `model`, measured once and kept under `name` ("before", "after", "gold")."""
         kept = self._cache.setdefault(name, {})
         missing = {split: rows for split, rows in self.splits.items() if split not in kept}
-        if missing:
-            options: dict[str, Any] = {"generate_on": self.generate_on, "batch_size": self.batch_size}
-            kept.update(measure(model, self.task, missing, progress=self.progress, label=name, **options))
-        return {split: kept[split] for split in self.splits}
+        kept.update(_measure(model, self.task, missing, self.options, name))
+        return {split: kept[split] for split in self.splits if split in kept}
 
 
-def measure(
-    model: nn.Module,
-    task: Task,
-    splits: Mapping[str, Sequence[Row]],
-    *,
-    generate_on: Collection[str] = GENERATE_ON,
-    batch_size: int = 64,
-    progress: bool = True,
-    label: str = "",
-) -> dict[str, Scores]:
-    """Return the model's scores by split, in row order; its training mode is restored, its weights are not touched.
+def measure(model: nn.Module, task: Task, splits: Mapping[str, Sequence[Row]], **options: Any) -> dict[str, Scores]:
+    """Return the model's scores by split, in row order; an empty split is left out.
 
-    A row's answer, paraphrase and wrong answers go through in one pass of batches sorted by length.  Splits in
-    `generate_on` whose rows all have a prompt also get greedy answers.
+    `options` are the fields of Options.  A row's answer, paraphrase and wrong answers go through in one pass of batches
+    sorted by length.  The training mode of every module is restored, weights are not touched.
     """
+    return _measure(model, task, splits, Options(**options), "")
+
+
+def _measure(
+    model: nn.Module, task: Task, splits: Mapping[str, Sequence[Row]], options: Options, label: str
+) -> dict[str, Scores]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
+    out = {}
     try:
-        return {
-            split: _measure_split(
-                model,
-                task,
-                split,
-                rows,
-                generate=split in generate_on,
-                batch_size=batch_size,
-                progress=progress,
-                label=label,
-            )
-            for split, rows in splits.items()
-            if len(rows)
-        }
+        for split, rows in splits.items():
+            if len(rows):
+                title = " ".join(part for part in ("measure", label, split) if part) if options.progress else None
+                scores = _teacher_forced(model, task, split, rows, options, title)
+                out[split] = _with_answers(model, task, rows, scores, options, title)
     finally:
         for module, training in modes:
             module.training = training
+    return out
 
 
-def _measure_split(
-    model: nn.Module,
-    task: Task,
-    split: str,
-    rows: Sequence[Row],
-    *,
-    generate: bool,
-    batch_size: int,
-    progress: bool,
-    label: str,
+def _teacher_forced(
+    model: nn.Module, task: Task, split: str, rows: Sequence[Row], options: Options, title: str | None
 ) -> Scores:
-    variants = [(i, row) for i, row in enumerate(rows)]
-    variants += [(i, {**row, "response": row["paraphrase"]}) for i, row in enumerate(rows) if row.get("paraphrase")]
-    wrong_from = len(variants)
-    variants += [(i, {**row, "response": wrong}) for i, row in enumerate(rows) for wrong in row.get("wrong") or ()]
-    title = " ".join(part for part in ("measure", label, split) if part)
-    passed = _forward(model, task, task.encode([row for _, row in variants]), batch_size, title if progress else None)
-    losses = [float(-log_probs.mean()) if len(log_probs) else float("nan") for log_probs, _ in passed]
-    paraphrase = np.full(len(rows), np.nan)
-    for (i, _), loss in zip(variants[len(rows) : wrong_from], losses[len(rows) : wrong_from], strict=True):
-        paraphrase[i] = loss
-    wrong: list[list[float]] = [[] for _ in rows]
-    for (i, _), loss in zip(variants[wrong_from:], losses[wrong_from:], strict=True):
-        wrong[i].append(loss)
-    scores = Scores(
+    """Return the scores of a split without generations: one pass over answers, paraphrases and wrong answers."""
+    said = [row for row in rows if row.get("paraphrase")]
+    variants = [*rows, *({**row, "response": row["paraphrase"]} for row in said)]
+    variants += [{**row, "response": wrong} for row in rows for wrong in row.get("wrong") or ()]
+    passed = _forward(model, task, task.encode(variants), options.batch_size, title)
+    rest = iter([float(-log_probs.mean()) if len(log_probs) else float("nan") for log_probs, _ in passed[len(rows) :]])
+    paraphrase = np.array([next(rest) if row.get("paraphrase") else np.nan for row in rows])
+    wrong = tuple(np.array([next(rest) for _ in row.get("wrong") or ()]) for row in rows)
+    return Scores(
         split=split,
         ids=tuple(str(row.get("id", i)) for i, row in enumerate(rows)),
         kinds=tuple(str(row.get("kind", "")) for row in rows),
         facts=tuple(None if row.get("fact") is None else str(row["fact"]) for row in rows),
         log_probs=tuple(log_probs for log_probs, _ in passed[: len(rows)]),
         hits=tuple(hits for _, hits in passed[: len(rows)]),
-        paraphrase_loss=paraphrase if wrong_from > len(rows) else None,
-        wrong_losses=tuple(np.array(each) for each in wrong) if any(wrong) else None,
+        paraphrase_loss=paraphrase if said else None,
+        wrong_losses=wrong if any(len(each) for each in wrong) else None,
         answers=tuple(str(row["response"]) for row in rows) if all("response" in row for row in rows) else None,
     )
-    if not generate or not hasattr(task, "generate") or any(row.get("prompt") is None for row in rows):
-        return scores
-    return replace(scores, generated=_generate(model, task, rows, scores, title if progress else None))
 
 
 @torch.no_grad()
@@ -161,18 +135,27 @@ def _forward(
     return [done[i] for i in range(len(examples))]
 
 
-def _generate(model: nn.Module, task: Any, rows: Sequence[Row], scores: Scores, title: str | None) -> tuple[str, ...]:
-    """Return the greedy answers, at most as long as the longest true one and a little; every process does its share."""
+def _with_answers(
+    model: nn.Module, task: Any, rows: Sequence[Row], scores: Scores, options: Options, title: str | None
+) -> Scores:
+    """Return the scores with the greedy answers, where they are asked for; every process does its share of the rows."""
+    wanted = scores.split in options.generate_on and hasattr(task, "generate")
+    if not wanted or any(row.get("prompt") is None for row in rows):
+        return scores
     rank, world = _place()
     longest = min(256, max(len(log_probs) for log_probs in scores.log_probs) + 4)  # tokens
-    mine = list(range(rank, len(rows), world))
+    limit = options.max_new_tokens or longest
+    mine = sorted(range(len(rows)), key=lambda i: len(str(rows[i]["prompt"])))[
+        rank::world
+    ]  # like lengths, little padding
     done: dict[int, str] = {}
-    for start in _bar(range(0, len(mine), 32), None if title is None else title.replace("measure", "generate", 1)):
-        chosen = mine[start : start + 32]
-        done.update(zip(chosen, task.generate(model, [rows[i] for i in chosen], max_new_tokens=longest), strict=True))
+    for start in _bar(range(0, len(mine), options.batch_size), title and title.replace("measure", "generate", 1)):
+        chosen = mine[start : start + options.batch_size]
+        answers = task.generate(model, [rows[i] for i in chosen], max_new_tokens=limit, batch_size=len(chosen))
+        done.update(zip(chosen, answers, strict=True))
     for other in _gathered(done):
         done.update(other)
-    return tuple(done[i] for i in range(len(rows)))
+    return replace(scores, generated=tuple(done[i] for i in range(len(rows))))
 
 
 def _length(example: Example) -> int:

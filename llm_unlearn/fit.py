@@ -6,7 +6,8 @@ and skipped when the run is started again, an unfinished one continues from its 
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,14 @@ def fit(
     stop: Stop | None = None,
     phase: str = "fit",
     reference: bool = False,
+    dropout: bool = False,
 ) -> None:
     """Minimise the objective over the streams, changing `run.model`'s trainable weights.
 
     The first stream leads (an epoch is one pass over it).  `reference=True` gives each row of the lead the column
-    `reference_nll`: its summed nll in nats under the model before unlearning, computed once.
+    `reference_nll`: its summed nll in nats under the model before unlearning, computed once.  Without `dropout` the model
+    stands still but for its weights (no dropout but an adapter's own, frozen batch statistics): a policy and a reference
+    that differ by more than weights make every log-ratio wrong, and batch statistics are not saved with an adapter.
     """
     folder = run.folder / phase
     weights = trainable(run.model)
@@ -66,14 +70,15 @@ def fit(
     steps = schedule.step_count(lead)
     arguments = _arguments(run, schedule, steps, folder)
     observer = Observer(run, examples, stop, steps, lead / schedule.forget_batch)
-    trainer = ObjectiveTrainer(
-        run.task, objective, observer, schedule, run.model, arguments, Timetable(examples, schedule, steps, run.seed)
-    )
-    try:
-        trainer.train(resume_from_checkpoint=observer.latest_checkpoint(folder))
-    finally:
-        observer.bar.close()
+    timetable = Timetable(examples, schedule, steps, run.seed)
+    with _trained_model(run.model, arguments):
+        trainer = ObjectiveTrainer(run.task, objective, observer, schedule, run.model, arguments, timetable, dropout)
+        try:
+            trainer.train(resume_from_checkpoint=observer.latest_checkpoint(folder))
+        finally:
+            observer.bar.close()
     observer.settle()
+    trainer.accelerator.wait_for_everyone()  # nobody writes into a checkpoint that is about to be removed
     if arguments.process_index == 0:
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / "final.part"
@@ -84,6 +89,33 @@ def fit(
         (folder / "done.part").replace(folder / DONE)
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
+
+
+@contextmanager
+def _trained_model(model: nn.Module, arguments: TrainingArguments) -> Iterator[None]:
+    """Prepare the model for activation checkpointing where it is asked for, and leave it afterwards as it came.
+
+    Inputs that need no gradient would cut a checkpointed block, and every adapter in it, off the loss.
+    """
+    checkpointed = getattr(arguments, "activation_checkpointing", False) or arguments.gradient_checkpointing
+    inner, config = unwrapped(model), getattr(model, "config", None)
+    cached = getattr(config, "use_cache", None)  # the Trainer switches it off for good
+    if checkpointed:
+        inner.enable_input_require_grads()  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        if checkpointed:
+            inner.disable_input_require_grads()  # type: ignore[operator]
+            getattr(inner, "activation_checkpointing_disable", inner.gradient_checkpointing_disable)()  # type: ignore[operator]
+        if cached is not None:
+            config.use_cache = cached  # type: ignore[union-attr]
+
+
+def rest(model: nn.Module) -> None:
+    """Put dropout and batch statistics to rest: all modules but an adapter's own dropout and blocks that are checkpointed."""
+    for name, module in model.named_modules():
+        module.training = "lora_dropout" in name or getattr(module, "gradient_checkpointing", False)
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -118,14 +150,17 @@ def _arguments(run: Run, schedule: Schedule, steps: int, folder: Path) -> Traini
         "remove_unused_columns": False,  # a batch is nested by stream
         "save_strategy": "steps",
         "save_steps": max(25, steps // 8),
-        "save_total_limit": 1,
+        "save_total_limit": 2,  # the last complete one stays until the next one is
         "logging_strategy": "no",
         "report_to": "none",
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_find_unused_parameters": False,
         "label_names": [],
     }
-    arguments = TrainingArguments(**{**fixed, **run.trainer})
+    given = dict(run.trainer)
+    if "gradient_checkpointing" in given and "activation_checkpointing" in TrainingArguments.__dataclass_fields__:
+        given["activation_checkpointing"] = given.pop("gradient_checkpointing")  # its name from transformers 5.23 on
+    arguments = TrainingArguments(**{**fixed, **given})
     arguments.per_device_train_batch_size = per_device(
         schedule, arguments.world_size, arguments.gradient_accumulation_steps
     )
@@ -134,6 +169,8 @@ def _arguments(run: Run, schedule: Schedule, steps: int, folder: Path) -> Traini
 
 class ObjectiveTrainer(Trainer):
     """A Trainer whose loss is the sum of an objective's terms."""
+
+    objective: Objective
 
     def __init__(
         self,
@@ -144,9 +181,11 @@ class ObjectiveTrainer(Trainer):
         model: nn.Module,
         arguments: TrainingArguments,
         timetable: Timetable,
+        dropout: bool,
     ) -> None:
         """Take the loop's parts; the order of rows is the timetable's."""
         self.task, self.objective, self.observer, self.schedule = task, objective, observer, schedule
+        self.dropout = dropout
         super().__init__(model=model, args=arguments, train_dataset=timetable, data_collator=self.collate)
         self.model_accepts_loss_kwargs = (
             False  # our loss is a mean over rows: the Trainer divides by the accumulation steps
@@ -161,7 +200,7 @@ class ObjectiveTrainer(Trainer):
         names = items[0].keys()
         return self.task.collate_streams({name: [row for item in items for row in item[name]] for name in names})
 
-    def compute_loss(
+    def compute_loss(  # type: ignore[override]
         self,
         model: nn.Module,
         inputs: Mapping[str, Batch],
@@ -169,6 +208,8 @@ class ObjectiveTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Return the sum of the objective's terms; raise NotFinite naming the term that is not."""
+        if not self.dropout:
+            rest(model)  # the Trainer has just called train()
         progress = self.observer.progress
         progress.step = self.state.global_step
         terms = self.objective(model, inputs, progress)
@@ -183,14 +224,10 @@ class ObjectiveTrainer(Trainer):
         return (loss, terms) if return_outputs else loss
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the micro-batches of the next step; first measure the forget rows' mean loss over all of them.
-
-        Only accumulation needs the extra pass: a term that is not linear in the mean must see the whole step's.
-        """
+        """Return the micro-batches of the next step, which a term that is not linear in their mean may ask about."""
         samples, count = super().get_batch_samples(*args, **kwargs)
         if len(samples) > 1 and "forget" in samples[0]:
-            losses = [self.observer.losses(self.model_wrapped, sample["forget"]).mean() for sample in samples]
-            self.observer.progress.known_mean = self.observer.reduce_mean(torch.stack(losses).mean()).item()
+            self.observer.progress.whole_step = lambda: self.observer.step_mean([each["forget"] for each in samples])
         return samples, count
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

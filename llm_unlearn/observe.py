@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from llm_unlearn.head import unwrapped
+from llm_unlearn.head import in_eval, unwrapped
 from llm_unlearn.progress import Progress, Stop
 from llm_unlearn.run import Run
 from llm_unlearn.tasks import Batch, Example
@@ -38,8 +38,9 @@ class Observer(TrainerCallback):
         self.terms: dict[str, list[Tensor]] = {}
         self.best: dict[str, Tensor] | None = None
         self.encoded = {name: streams[name] for name in PROBED if name in streams}
-        if stop is not None and run.splits.get("holdout") and "holdout" not in self.encoded:
-            self.encoded["holdout"] = run.task.encode(run.splits["holdout"])
+        for name in ("forget", "holdout"):  # watched even where they are not trained on
+            if stop is not None and run.splits.get(name) and name not in self.encoded:
+                self.encoded[name] = run.task.encode(run.splits[name])
         self.probes = (
             {name: _sample(rows, stop.probe, run.seed) for name, rows in self.encoded.items()} if stop else {}
         )
@@ -63,12 +64,14 @@ class Observer(TrainerCallback):
     @torch.no_grad()
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return each row's loss [B], nats a scored decision, with the model in eval mode."""
-        was_training = model.training
-        model.eval()
         device = self.trainer.args.device
-        out = self.run.task.decisions(model, {name: tensor.to(device) for name, tensor in batch.items()}).loss()
-        model.train(was_training)
-        return out
+        with in_eval(model):
+            return self.run.task.decisions(model, {name: tensor.to(device) for name, tensor in batch.items()}).loss()
+
+    def step_mean(self, micro_batches: Sequence[Batch]) -> float:
+        """Return the mean loss over the rows of all micro-batches and processes."""
+        means = [self.losses(self.trainer.model_wrapped, batch).mean() for batch in micro_batches]
+        return self.reduce_mean(torch.stack(means).mean()).item()
 
     def mean_loss(self, examples: Sequence[Example], batch_size: int = 64) -> float:
         """Return the examples' mean loss under the current model.
@@ -100,7 +103,7 @@ class Observer(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Probe every few steps and decide whether the forget terms are on."""
         self.bar.update(state.global_step - self.bar.n)
-        self.progress.known_mean = None
+        self.progress.known_mean = self.progress.whole_step = None
         every = self.stop.every if self.stop else 25
         if state.global_step % every == 0 or state.global_step == self.progress.steps:
             last = state.global_step == self.progress.steps

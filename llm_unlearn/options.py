@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from llm_unlearn.errors import RecipeError, nearest
 from llm_unlearn.recipe import DEFAULT_METHOD, SANDBOX, Recipe, from_values, override, type_names
-from llm_unlearn.settings import Text, comments_of, hints_of, load_yaml
+from llm_unlearn.settings import Text, comments_of, default_of, hints_of, load_yaml
 
 METHOD_OPTION = re.compile(r"--method(\.\w+)+")
 FIRST = (
@@ -49,12 +49,13 @@ def parse(
     return from_values(read(sys.argv[1:] if argv is None else argv, description))
 
 
-def read(argv: Sequence[str], description: str = "") -> dict[str, Any]:
-    """Return the plain values of the --config file, if any, with the options on top."""
-    parser = _make_parser(description, argv)
+def read(argv: Sequence[str], description: str = "", cls: type = Recipe) -> dict[str, Any]:
+    """Return the plain values of the --config file, if any, with the options on top: what `build(cls, values)` takes."""
+    parser = _make_parser(description, argv, cls)
     known, rest = parser.parse_known_args([_spelled(word) for word in argv])
     given = {key: value for key, value in vars(known).items() if value is not None}
-    given.update(_method_options(rest, [option for action in parser._actions for option in action.option_strings]))
+    options = [option for action in parser._actions for option in action.option_strings]
+    given.update(_method_options(rest, options, allowed="--method" in options))
     config = given.pop("config", None)
     return override(load_yaml(config) if config else {}, given)
 
@@ -71,12 +72,12 @@ def _spelled(word: str) -> str:
     )
 
 
-def _method_options(rest: Sequence[str], options: Sequence[str]) -> Iterator[tuple[str, Text]]:
+def _method_options(rest: Sequence[str], options: Sequence[str], *, allowed: bool) -> Iterator[tuple[str, Text]]:
     """The --method.a=b and --method.a b among the words that the parser doesn't know; RecipeError for any other."""
     words = iter(rest)
     for word in words:
         option, equals, value = word.partition("=")
-        if not METHOD_OPTION.fullmatch(option):
+        if not (allowed and METHOD_OPTION.fullmatch(option)):
             fault = (
                 f"unknown option {option}{nearest(option, options)}"
                 if word.startswith("-")
@@ -89,9 +90,9 @@ def _method_options(rest: Sequence[str], options: Sequence[str]) -> Iterator[tup
         yield option.removeprefix("--"), Text(text)
 
 
-def _make_parser(description: str, argv: Sequence[str]) -> argparse.ArgumentParser:
-    """A parser with an option for each setting of the recipe outside `method`; none has a default, so what is given shows."""
-    asked = any(word in ("-h", "--help") for word in argv)
+def _make_parser(description: str, argv: Sequence[str], cls: type) -> argparse.ArgumentParser:
+    """A parser with an option for each setting of `cls` outside `method`; none has a default, so what is given shows."""
+    asked = cls is Recipe and any(word in ("-h", "--help") for word in argv)
     form = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         description=description, allow_abbrev=False, formatter_class=form, epilog=_method_help(argv) if asked else ""
@@ -99,16 +100,15 @@ def _make_parser(description: str, argv: Sequence[str]) -> argparse.ArgumentPars
     main = parser.add_argument_group("main options")
     main.add_argument("--config", metavar="FILE", help="a YAML file with any of these settings; options win over it")
     more = parser.add_argument_group("more settings, as in the YAML file")
-    hints, comments = hints_of(Recipe, type_names()), comments_of(Recipe)
-    fields = {field.name: field for field in dataclasses.fields(Recipe)}
+    hints, comments = hints_of(cls, type_names()), comments_of(cls)
     for name in sorted(hints, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)):
-        default = DEFAULT_METHOD if name == "method" else fields[name].default
+        default = DEFAULT_METHOD if name == "method" else default_of(cls, name)
         section = next(
             (part for part in (hints[name], *get_args(hints[name])) if dataclasses.is_dataclass(part)), None
         )
         _add(main if name in FIRST else more, name, hints[name], comments.get(name, ""), default)
         if name != "method" and isinstance(section, type):
-            for key, hint, comment, value in settings_of(section):
+            for key, hint, comment, value in settings_of(section, default):
                 _add(more, f"{name}.{key}", hint, comment, value)
     return parser
 
@@ -117,7 +117,9 @@ def _add(group: argparse._ArgumentGroup, name: str, hint: Any, comment: str, def
     """Add the option for one setting.  The value stays text: only the strict builder knows its type."""
     if dataclasses.is_dataclass(hint) and name != "method":
         return  # a section that can't be switched off: its settings have options
-    shown = "" if default in (dataclasses.MISSING, None, ()) or hint is bool else f" (default: {default})"
+    shown = (
+        "" if default in (None, ()) or hint is bool or dataclasses.is_dataclass(default) else f" (default: {default})"
+    )
     kwargs: dict[str, Any] = {"dest": name, "type": Text, "help": (comment + shown).replace("%", "%%")}
     kwargs["metavar"] = name.rpartition(".")[2].upper()
     if hint is bool:
@@ -133,16 +135,19 @@ def _add(group: argparse._ArgumentGroup, name: str, hint: Any, comment: str, def
     group.add_argument(_spelled(f"--{name}"), **kwargs)
 
 
-def settings_of(cls: type) -> Iterator[tuple[str, Any, str, Any]]:
-    """Yield (name, type, comment, default) of each setting of a dataclass, those of nested sections with dotted names."""
+def settings_of(cls: type, given: Any = None) -> Iterator[tuple[str, Any, str, Any]]:
+    """Yield (name, type, comment, default) of each setting of a dataclass, those of nested sections with dotted names.
+
+    The defaults are those of the object `given`, where there is one.
+    """
     hints, comments = hints_of(cls), comments_of(cls)
-    for field in dataclasses.fields(cls):
-        if field.name in hints:
-            if dataclasses.is_dataclass(hints[field.name]):
-                for name, *rest in settings_of(hints[field.name]):
-                    yield (f"{field.name}.{name}", *rest)
-            else:
-                yield field.name, hints[field.name], comments.get(field.name, ""), field.default
+    for name, hint in hints.items():
+        default = default_of(cls, name) if given is None else getattr(given, name)
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            for key, *rest in settings_of(hint, default):
+                yield (f"{name}.{key}", *rest)
+        else:
+            yield name, hint, comments.get(name, ""), default
 
 
 def _method_help(argv: Sequence[str]) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from llm_unlearn import charts
-from llm_unlearn.report import COLUMNS, UNKNOWN, WORDS, cells, not_measured, number, ordered, write_atomically
+from llm_unlearn.files import write_text
+from llm_unlearn.report import COLUMNS, UNKNOWN, WORDS, cells, has, headline, not_measured, number, ordered
 from llm_unlearn.scores import Floats, ModelScores
 
 PAGE = "report.html"
@@ -31,37 +32,6 @@ PANELS = {
     "neighbour": "Kept facts nearest to the concept, where damage shows first: blue as high as grey.",
     "general": "Unrelated knowledge: blue as high as grey.",
 }
-STYLE = """
-:root { color-scheme: light; }
-body { margin: 0; background: #f5f7f9; color: #1f2933; font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto,
-  "Helvetica Neue", "DejaVu Sans", sans-serif; }
-main { max-width: 1060px; margin: 0 auto; padding: 30px 22px 60px; }
-h1 { font-size: 27px; margin: 0; letter-spacing: -.01em; } h2 { font-size: 18px; margin: 0 0 2px; }
-h3 { font-size: 14px; margin: 0; } p { margin: 4px 0 12px; color: #52606d; } .sub { margin-bottom: 18px; }
-section { background: #fff; border: 1px solid #e3e8ed; border-radius: 12px; padding: 20px 24px; margin: 16px 0; }
-svg { width: 100%; height: auto; display: block; font-family: inherit; }
-.banner { border-left: 7px solid var(--tone); } .banner h2 { font-size: 21px; color: var(--tone); }
-.banner ul { margin: 8px 0 0; padding-left: 20px; color: #3e4c59; font-size: 14px; }
-.pills { display: flex; gap: 9px; flex-wrap: wrap; margin: 10px 0 4px; }
-.pill { border-radius: 99px; padding: 3px 13px; font-size: 13px; font-weight: 600; }
-.yes { background: #def2e6; color: #14653b; } .no { background: #fbe3de; color: #a12c16; } .unsure { background: #eceff3; color: #46535f; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(215px, 1fr)); gap: 12px; margin: 16px 0; }
-.tile { background: #fff; border: 1px solid #e3e8ed; border-radius: 12px; padding: 13px 17px; }
-.tile .what { font-size: 13px; color: #52606d; } .tile .value { font-size: 27px; font-weight: 650; color: #2f6fde; }
-.tile .value small { font-size: 16px; color: #7b8794; font-weight: 500; } .tile .goal { font-size: 13px; color: #8a6100; }
-.two { display: grid; grid-template-columns: 1fr 1fr; gap: 20px 26px; } .three { display: grid; grid-template-columns: repeat(3, 1fr); gap: 18px; }
-@media (max-width: 760px) { .two, .three { grid-template-columns: 1fr; } }
-.legend { display: flex; gap: 18px; font-size: 13px; color: #3e4c59; margin: 2px 0 10px; flex-wrap: wrap; }
-.legend i { display: inline-block; width: 13px; height: 13px; border-radius: 3px; margin-right: 6px; vertical-align: -2px; }
-.panel p { font-size: 13px; margin: 0 0 6px; min-height: 40px; }
-table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 9px; text-align: right; border-bottom: 1px solid #edf0f3; white-space: nowrap; }
-th { color: #52606d; font-weight: 600; } th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
-td:last-child, th:last-child { text-align: left; white-space: normal; color: #66727f; font-size: 12.5px; min-width: 170px; }
-tr.first td { border-top: 2px solid #cbd2d9; } tr.faded td { color: #9aa5b1; } .wide { overflow-x: auto; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 18px; margin: 8px 0 0; font-size: 13.5px; }
-dt { color: #66727f; } dd { margin: 0; overflow-wrap: anywhere; } footer { color: #7b8794; font-size: 13px; }
-"""
 
 
 def write_html(
@@ -75,7 +45,9 @@ def write_html(
 ) -> Path:
     """Write folder/report.html atomically and return its path; parts whose data is missing say so."""
     models = {"before": before, "after": after, "gold": gold}
-    return write_atomically(folder / PAGE, page(report, history, {k: v for k, v in models.items() if v is not None}))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / PAGE, page(report, history, {name: each for name, each in models.items() if each is not None}))
+    return folder / PAGE
 
 
 def page(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]], models: Mapping[str, ModelScores]) -> str:
@@ -84,7 +56,7 @@ def page(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]], models
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
         "<meta name='viewport' content='width=device-width, initial-scale=1'>",
-        f"<title>Unlearning report: {escape(method)}</title><style>{STYLE}</style></head><body><main>",
+        f"<title>Unlearning report: {escape(method)}</title><style>{charts.STYLE}</style></head><body><main>",
         f"<h1>Unlearning report</h1><p class='sub'>Method {escape(method)}, seed {escape(str(report['seed']))}</p>",
         _banner(report),
         _tiles(report),
@@ -98,31 +70,6 @@ def page(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]], models
     return "".join(parts)
 
 
-def headline(report: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the verdict as one plain sentence, and the colour of its tone."""
-    verdict = report["verdict"]
-    forgot, kept = verdict["forgot"], verdict["utility_kept"]
-    stranger = "a model that never saw it" if _has(report, "gold") else "rows it never saw"
-    if not verdict["changed"]:
-        return "Nothing happened: the model's outputs are what they were before.", "#a12c16"
-    first = {
-        True: f"It forgot: on the forget set the model now looks like {stranger}.",
-        False: f"It did not forget as it should: on the forget set the model does not look like {stranger}.",
-        None: "Whether it forgot cannot be told.",
-    }[forgot]
-    second = {
-        True: "The rest was kept.",
-        False: "But the rest was damaged." if forgot else "The rest was damaged.",
-        None: "Nothing was measured that had to be kept.",
-    }[kept]
-    good = "#14653b" if forgot and kept else "#a12c16" if forgot is False or kept is False else "#46535f"
-    return f"{first} {second}", good
-
-
-def _has(report: Mapping[str, Any], model: str) -> bool:
-    return any(figure[model] is not None for figure in report["figures"])
-
-
 def _banner(report: Mapping[str, Any]) -> str:
     sentence, tone = headline(report)
     verdict = report["verdict"]
@@ -131,11 +78,18 @@ def _banner(report: Mapping[str, Any]) -> str:
     pills = "".join(
         f"<span class='pill {styles[verdict[key]]}'>{title}: {WORDS[verdict[key]]}</span>" for key, title in titles
     )
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in verdict["reasons"])
+    reasons = "".join(f"<li>{escape(_in_words(reason))}</li>" for reason in verdict["reasons"])
     return (
         f"<section class='banner' style='--tone:{tone}'><h2>{escape(sentence)}</h2><div class='pills'>{pills}</div>"
         f"<ul>{reasons}</ul></section>"
     )
+
+
+def _in_words(reason: str) -> str:
+    """Return a reason with the figures' names as a reader would write them."""
+    for name, words in NAMES.items():
+        reason = reason.replace(name, words)
+    return reason.replace("+-", "±").replace("utility_kept", "the rest kept").replace("_heldout", " held-out")
 
 
 def _tiles(report: Mapping[str, Any]) -> str:
@@ -178,7 +132,7 @@ def _section(title: str, caption: str, body: str) -> str:
 
 def _steps(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]], models: Mapping[str, ModelScores]) -> str:
     title = "Loss while unlearning"
-    rows = [row for row in history if row.get("step") is not None]
+    rows = _continued(history)
     series = {
         name: [row.get(f"{name}_loss") for row in rows]
         for name in charts.STREAMS
@@ -204,35 +158,44 @@ def _steps(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]], mode
     return _section(title, caption, _legend(keys | shades) + drawing)
 
 
+def _continued(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries with steps that go on rising where a second phase began at 0 again."""
+    out: list[dict[str, Any]] = []
+    shift = 0
+    for entry in history:
+        step = entry.get("step")
+        if step is None:
+            continue
+        if out and step + shift < out[-1]["step"]:
+            shift = out[-1]["step"] - step
+        out.append({**entry, "step": step + shift})
+    return out
+
+
 def _bars(report: Mapping[str, Any]) -> str:
     found = {(figure["name"], figure["split"]): figure for figure in ordered(report["figures"])}
+    colours = {model: colour for model, colour in charts.MODELS.items() if has(report, model)}
     panels = []
     for split, caption in PANELS.items():
         names = [name for name in NAMES if (name, split) in found and name != "forget_quality"]
         if not names:
             continue
-        groups = [
-            (
-                NAMES[name],
-                {model: found[name, split][model] for model in charts.MODELS},
-                found[name, split]["interval"],
-            )
-            for name in names
-        ]
+        groups = []
+        for name in names:
+            figure = found[name, split]
+            groups.append((NAMES[name], {model: figure[model] for model in colours}, figure["interval"]))
         mark = f" <span class='pill unsure'>{UNKNOWN}</span>" if split in report["before_did_not_know"] else ""
         drawing = charts.grouped_bars(groups, label=f"{split}: figures before, after and for gold")
         panels.append(
             f"<div class='panel'><h3>{split.replace('_', ' ')}{mark}</h3><p>{escape(caption)}</p>{drawing}</div>"
         )
-    note = (
-        ""
-        if _has(report, "gold")
-        else " There is no gold model (one retrained without the forget set): its bars are missing."
-    )
-    caption = "Thin lines are 95 % bootstrap intervals over rows; a dash means not measured." + note
-    return _section(
-        "Before, after, gold", caption, _legend(charts.MODELS) + f"<div class='two'>{''.join(panels)}</div>"
-    )
+    caption = "Thin lines are 95 % bootstrap intervals over rows; a dash means not measured."
+    if "gold" not in colours:
+        caption += (
+            " There is no gold model (one retrained without the forget set): where blue should end is not known."
+        )
+    drawings = f"<div class='two'>{''.join(panels)}</div>"
+    return _section(", ".join(colours).capitalize(), caption, _legend(colours) + drawings)
 
 
 def _histograms(models: Mapping[str, ModelScores], holdout: str) -> str:
@@ -256,30 +219,34 @@ def _histograms(models: Mapping[str, ModelScores], holdout: str) -> str:
         for split, by_model in losses.items()
     ]
     caption = "Every row's loss, as a histogram; each is scaled to its own highest bar, the triangle is its median."
+    shown = [name for name in charts.MODELS if any(name in by_model for by_model in losses.values())]
     if "holdout" not in losses:
         caption += " No holdout was measured."
-    return _section(
-        "Losses, row by row", caption, _legend(charts.MODELS) + f"<div class='three'>{''.join(panels)}</div>"
-    )
+    legend = _legend({name: charts.MODELS[name] for name in shown})
+    return _section("Losses, row by row", caption, f"{legend}<div class='three'>{''.join(panels)}</div>")
 
 
 def _table(report: Mapping[str, Any]) -> str:
+    missing = not_measured(report)
+    body = f"<div class='wide'>{_lines(report, 'figures')}</div>"
+    if report["by_kind"]:
+        body += f"<details class='wide'><summary>By kind of row</summary>{_lines(report, 'by_kind')}</details>"
+    if missing:
+        body += f"<p>Not measured: {escape('; '.join(missing))}.</p>"
+    return _section("All figures", "gap = after - gold. Target gold: the closer to gold the better.", body)
+
+
+def _lines(report: Mapping[str, Any], key: str) -> str:
     head = "".join(f"<th>{name}</th>" for name in (*COLUMNS[:-1], "95 % of after", "n", "target", ""))
     body, last = [], ""
-    for key in ("figures", "by_kind"):
-        for line, figure in zip(cells(report, key), ordered(report[key]), strict=True):
-            low_high = figure["interval"]
-            interval = f"{low_high[0]:.3f} to {low_high[1]:.3f}" if low_high else "-"
-            shown = [*line[:6], interval, line[6], figure["target"], line[7]]
-            style = " ".join([*(["first"] if line[1] != last else []), *(["faded"] if line[7] == UNKNOWN else [])])
-            body.append(f"<tr class='{style}'>{''.join(f'<td>{escape(cell)}</td>' for cell in shown)}</tr>")
-            last = line[1]
-    missing = not_measured(report)
-    note = f"<p>Not measured: {escape('; '.join(missing))}.</p>" if missing else ""
-    caption = "gap = after - gold. Target gold: the closer to gold the better. Splits like forget_heldout/cloze are parts by kind."
-    return _section(
-        "All figures", caption, f"<div class='wide'><table><tr>{head}</tr>{''.join(body)}</table></div>{note}"
-    )
+    for line, figure in zip(cells(report, key), ordered(report[key]), strict=True):
+        low_high = figure["interval"]
+        interval = f"{low_high[0]:.3f} to {low_high[1]:.3f}" if low_high else "-"
+        shown = [*line[:6], interval, line[6], figure["target"], line[7]]
+        style = " ".join([*(["first"] if line[1] != last else []), *(["faded"] if line[7] == UNKNOWN else [])])
+        body.append(f"<tr class='{style}'>{''.join(f'<td>{escape(cell)}</td>' for cell in shown)}</tr>")
+        last = line[1]
+    return f"<table><tr>{head}</tr>{''.join(body)}</table>"
 
 
 def _settings(report: Mapping[str, Any]) -> str:
@@ -290,7 +257,7 @@ def _settings(report: Mapping[str, Any]) -> str:
         )
     if report["holdout"] == "none":
         notes.append("There is no holdout: membership inference was not measured.")
-    if not _has(report, "gold"):
+    if not has(report, "gold"):
         notes.append("There is no gold model: what a model that never saw the forget set would do is not known here.")
     listed = f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>" if notes else "<p>None.</p>"
     cost = {f"seconds, {name}": value for name, value in report["seconds"].items()}

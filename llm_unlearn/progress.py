@@ -43,7 +43,8 @@ class Progress:
     reduce_mean: Callable[[Tensor], Tensor]  # mean over processes
     state: dict[str, Any] = field(default_factory=dict)
     step: int = 0
-    known_mean: float | None = None  # forget rows' mean loss over the whole optimiser step, where it is accumulated
+    whole_step: Callable[[], float] | None = None  # the forget rows' mean loss over an accumulated optimiser step
+    known_mean: float | None = None  # what it gave, until the step ends
 
     @property
     def epoch(self) -> int:
@@ -71,6 +72,8 @@ class Progress:
 
         For terms that are not linear in the batch mean: write them as `-c * losses.mean()` with c made from this value.
         """
+        if self.known_mean is None and self.whole_step is not None:
+            self.known_mean = self.whole_step()  # a pass over all micro-batches, paid for only by those who ask
         if self.known_mean is not None:
             return losses.new_tensor(self.known_mean)
         return self.reduce_mean(losses.detach().mean())

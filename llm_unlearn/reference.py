@@ -12,7 +12,7 @@ from peft import PeftModel
 from torch import nn
 
 from llm_unlearn.errors import TaskError
-from llm_unlearn.head import unwrapped
+from llm_unlearn.head import in_eval, unwrapped
 from llm_unlearn.tasks import Example, Task
 
 NAME = "reference"  # the adapter that holds a frozen copy
@@ -30,10 +30,9 @@ def reference(model: nn.Module, frozen_copy: nn.Module | None = None) -> Iterato
         with torch.no_grad():
             yield frozen_copy.eval()
         return
-    was_training = inner.training
-    inner.eval()
+    trained = {name: parameter.requires_grad for name, parameter in inner.named_parameters()}
     try:
-        with torch.no_grad():
+        with torch.no_grad(), in_eval(inner):
             if NAME in inner.peft_config:
                 active = inner.active_adapter
                 inner.set_adapter(NAME, inference_mode=True)
@@ -44,8 +43,9 @@ def reference(model: nn.Module, frozen_copy: nn.Module | None = None) -> Iterato
             else:
                 with inner.disable_adapter():
                     yield model
-    finally:
-        inner.train(was_training)
+    finally:  # peft would have every adapter weight trained again, also those that were frozen on purpose
+        for name, parameter in inner.named_parameters():
+            parameter.requires_grad_(trained[name])
 
 
 def reference_nll(

@@ -2,14 +2,13 @@
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llm_unlearn.errors import OutputError
 from llm_unlearn.figures import Assessment
+from llm_unlearn.files import write_json
 from llm_unlearn.scores import SPLIT_NAMES
 
 SCHEMA = 1
@@ -71,28 +70,11 @@ def plain_json(value: Any) -> Any:
     return str(value)
 
 
-def write_atomically(path: Path, text: str) -> Path:
-    """Write `text` to `path` whole or not at all (a file beside it, then renamed over it); return `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # mkstemp made it private; a report is as readable as its folder's other files
-        os.replace(name, path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path
-
-
 def write_report(folder: Path, report: Mapping[str, Any]) -> Path:
     """Write folder/report.json atomically and return its path."""
-    return write_atomically(folder / REPORT, json.dumps(plain_json(report), indent=2, allow_nan=False) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / REPORT, plain_json(report))
+    return folder / REPORT
 
 
 def read_report(folder: Path) -> dict[str, Any]:
@@ -187,3 +169,29 @@ def markdown_table(report: Mapping[str, Any]) -> str:
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---|" + "---:|" * (len(COLUMNS) - 2)]
     lines += ["| " + " | ".join(line[:-1]) + " |" for line in cells(report)]
     return "\n".join(lines)
+
+
+def headline(report: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the verdict as one plain sentence, and the colour of its tone."""
+    verdict = report["verdict"]
+    forgot, kept = verdict["forgot"], verdict["utility_kept"]
+    stranger = "a model that never saw it" if has(report, "gold") else "rows it never saw"
+    if not verdict["changed"]:
+        return "Nothing happened: the model's outputs are what they were before.", "#a12c16"
+    first = {
+        True: f"It forgot: on the forget set the model now looks like {stranger}.",
+        False: f"It did not forget as it should: on the forget set the model does not look like {stranger}.",
+        None: "Whether it forgot cannot be told.",
+    }[forgot]
+    second = {
+        True: "The rest was kept.",
+        False: "But the rest was damaged." if forgot else "The rest was damaged.",
+        None: "Nothing was measured that had to be kept.",
+    }[kept]
+    good = "#14653b" if forgot and kept else "#a12c16" if forgot is False or kept is False else "#46535f"
+    return f"{first} {second}", good
+
+
+def has(report: Mapping[str, Any], model: str) -> bool:
+    """Return whether the report has any figure of `model`."""
+    return any(figure[model] is not None for figure in report["figures"])

@@ -88,11 +88,27 @@ def build(cls: type[T], values: Any, where: str = "", names: Hints | None = None
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if field.init and required and field.name not in values:
             raise RecipeError(f"{join(where, field.name)}: missing, and it has no default.")
+    values = {key: _on_top(default_of(cls, key), value) for key, value in values.items()}
     made = {key: convert(value, hints[key], join(where, key)) for key, value in values.items()}
     try:
         return cls(**made)
     except UnlearnError as error:
         raise RecipeError(f"{where}: {error}" if where else str(error)) from error
+
+
+def default_of(cls: type, name: str) -> Any:
+    """Return the default of a dataclass's setting, None where it has none."""
+    field = next(field for field in dataclasses.fields(cast(Any, cls)) if field.name == name)
+    made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return None if made is dataclasses.MISSING else made
+
+
+def _on_top(default: Any, value: Any) -> Any:
+    """A section's values with those that it leaves out taken from the section that is there by default."""
+    if not isinstance(value, Mapping) or not dataclasses.is_dataclass(default):
+        return value
+    there = {field.name: getattr(default, field.name) for field in dataclasses.fields(default) if field.init}
+    return {**there, **{key: _on_top(there.get(key), item) for key, item in value.items()}}
 
 
 def comments_of(cls: type) -> dict[str, str]:

@@ -6,7 +6,7 @@ the forget rows were left out of its training.
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from llm_unlearn.fit import Schedule
 from llm_unlearn.fresh import Size, new_llama, new_tokenizer
 from llm_unlearn.loading import place
 from llm_unlearn.prepare import prepare
-from llm_unlearn.recipe import Recipe
+from llm_unlearn.recipe import SANDBOX, Recipe
 from llm_unlearn.run import Run
 from llm_unlearn.runfolder import on_main
+from llm_unlearn.sandbox import world
 from llm_unlearn.tasks import CausalLM, Row
 from llm_unlearn.train import TRAINING, train
 
@@ -104,10 +105,9 @@ def _origin(target: Target, splits: dict[str, list[Row]], folder: Path) -> tuple
         return AutoTokenizer.from_pretrained(target.model), target.model
     place_of_origin = folder / "origin"
     if not place_of_origin.exists():
-        texts = [text for rows in splits.values() for row in rows for text in _texts(row)]
 
         def write() -> None:
-            tokenizer = new_tokenizer(texts, target.size)
+            tokenizer = new_tokenizer(_corpus(target, splits), target.size)
             part = folder / "origin.part"
             new_llama(target.size, len(tokenizer), target.seed).save_pretrained(part)
             tokenizer.save_pretrained(part)
@@ -115,6 +115,13 @@ def _origin(target: Target, splits: dict[str, list[Row]], folder: Path) -> tuple
 
         on_main(write)
     return AutoTokenizer.from_pretrained(place_of_origin), str(place_of_origin)
+
+
+def _corpus(target: Target, splits: dict[str, list[Row]]) -> Iterable[str]:
+    """Return every text a new tokenizer is trained on, the holdout's too: nothing may look foreign."""
+    if target.data == SANDBOX:
+        return world.everything()
+    return (text for rows in splits.values() for row in rows for text in _texts(row))
 
 
 def _texts(row: Row) -> Sequence[str]:

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm_unlearn.encoding import encode_dialogue, spelled
+from llm_unlearn.encoding import PROMPT, RESPONSE, encode_dialogue, spelled
 from llm_unlearn.errors import DataError, TaskError
-from llm_unlearn.head import supervised, unwrapped
+from llm_unlearn.head import in_eval, supervised, unwrapped
 
 IGNORE = -100  # the label that Hugging Face losses skip
 Row = Mapping[str, Any]  # as a file gives it
@@ -140,7 +140,8 @@ class Task(ABC):
     def collate_streams(self, examples: Mapping[str, Sequence[Example]]) -> dict[str, Batch]:
         """Return a batch a stream, all padded to one length."""
         joint = self.collate([example for rows in examples.values() for example in rows])
-        out, start = {}, 0
+        out: dict[str, Batch] = {}
+        start = 0
         for name, rows in examples.items():
             columns = {key for row in rows for key in row}
             keep = {key for key in joint if key in columns or key == "attention_mask"}
@@ -178,12 +179,12 @@ class CausalLM(Task):
                     f"row {number} has {len(ids)} tokens; this model's context holds {self.max_length}. "
                     "Split or shorten the row (nothing is cut silently: a cut row would be forgotten in part)."
                 )
-            if not any(kind[1:]):
+            if RESPONSE not in kind[1:]:  # the first token is predicted from nothing
                 raise DataError(
-                    f"row {number} has no token to learn or forget: its response is empty or outside the context."
+                    f"row {number} has no token to learn or forget: its response is empty, or its text a single token."
                 )
-            labels = [token if k else IGNORE for token, k in zip(ids, kind, strict=True)]
-            out.append({"input_ids": ids, "labels": labels, "scored": [int(k == 1) for k in kind]})
+            labels = [token if k != PROMPT else IGNORE for token, k in zip(ids, kind, strict=True)]
+            out.append({"input_ids": ids, "labels": labels, "scored": [int(k == RESPONSE) for k in kind]})
         return out
 
     def collate(self, examples: Sequence[Example]) -> Batch:
@@ -224,8 +225,6 @@ class CausalLM(Task):
     ) -> list[str]:
         """Return the greedy answer to each row's prompt, without special tokens, stripped."""
         model = unwrapped(model)
-        was_training = model.training
-        model.eval()
         device = next(model.parameters()).device
         prompts = [encode_dialogue(self.tokenizer, row.get("prompt"), None)[0] for row in rows]
         pad = (
@@ -244,14 +243,18 @@ class CausalLM(Task):
             mask = torch.tensor(
                 [[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen], device=device
             )
-            out = model.generate(  # type: ignore[operator]
-                input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad
-            )
+            with in_eval(model):
+                out = model.generate(  # type: ignore[operator]
+                    input_ids=ids,
+                    attention_mask=mask,
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    pad_token_id=pad,
+                )
             for i, text in zip(
                 chosen, self.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True), strict=True
             ):
                 answers[i] = text.strip()
-        model.train(was_training)
         return answers
 
 

@@ -24,4 +24,4 @@ def train(run: Run, rows: Sequence[Row], schedule: Schedule = TRAINING) -> None:
         (rows_of_step,) = run.task.streams(model, batch)
         return {"loss": rows_of_step.mean_nll().mean()}
 
-    fit(run, {"train": rows}, terms, schedule=schedule, phase="train")
+    fit(run, {"train": rows}, terms, schedule=schedule, phase="train", dropout=True)

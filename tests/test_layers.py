@@ -17,7 +17,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
     {"files", "settings", "sandbox"},
     {"tasks", "encoding", "head", "vision", "scores", "statistics"},
     {"reference", "importance", "adversary", "concepts", "data", "lora"},
-    {"run", "schedule", "progress", "observe", "fit", "train", "guard", "method"},
+    {"run", "schedule", "progress", "observe", "fit", "fresh", "train", "guard", "method"},
     {"methods", "metrics"},
     {"recipe", "options", "lock", "runfolder", "manifest", "prepare", "loading"}
     | {"evaluation", "targets", "figures", "verdict", "report", "charts", "plots", "hub", "job", "api"},

@@ -13,8 +13,8 @@ from llm_unlearn import recipe as recipes
 from llm_unlearn.errors import RecipeError
 from llm_unlearn.method import Method, available
 from llm_unlearn.methods.npo import NPO
-from llm_unlearn.options import parse, settings_of
-from llm_unlearn.recipe import Recipe, from_values, load, method_name, to_dict
+from llm_unlearn.options import parse, read, settings_of
+from llm_unlearn.recipe import Evaluation, Recipe, from_values, load, method_name, to_dict
 from llm_unlearn.settings import Text, build
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -251,6 +251,29 @@ def test_a_missing_key_is_named() -> None:
     )
 
 
+def test_a_section_given_in_part_keeps_the_rest_of_its_default() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Deep:
+        x: int = 1
+        y: int = 1
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Inner:
+        a: int = 1
+        b: int = 1
+        deep: Deep = Deep(x=2, y=2)
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Outer:
+        inner: Inner = Inner(a=3, b=3, deep=Deep(x=4, y=4))
+
+    names: dict[str, Any] = {"Inner": Inner, "Deep": Deep}
+    made = build(Outer, {"inner": {"a": 5, "deep": {"x": 6}}}, names=names)
+    assert made == Outer(inner=Inner(a=5, b=3, deep=Deep(x=6, y=4)))
+    with pytest.raises(RecipeError, match="inner.deep.z: unknown key"):
+        build(Outer, {"inner": {"deep": {"z": 1}}}, names=names)
+
+
 def test_a_method_may_be_given_ready_made() -> None:
     method: Any = NPO(beta=0.3)
     assert from_values({"method": method}).method is method
@@ -272,6 +295,13 @@ def test_help_lists_options_methods_and_their_settings(capsys: pytest.CaptureFix
     ):
         assert word in out
     assert "what is to be forgotten, as it is named in the data" in " ".join(out.split())
+
+
+def test_another_dataclass_has_a_command_line_too() -> None:
+    values = read(["--batch-size", "3", "--max_new_tokens=2"], "", Evaluation)
+    assert build(Evaluation, values) == Evaluation(batch_size=3, max_new_tokens=2)
+    with pytest.raises(RecipeError, match="unknown option --method.beta"):
+        read(["--method.beta=1"], "", Evaluation)
 
 
 def test_settings_carry_their_comments() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_unlearn.sandbox import world
+from llm_unlearn.sandbox import facts, world
 
-CORPUS_HASH = "PINNED"
+CORPUS_HASH = "cab854fa755d665f816214fed25a2777780bf39c33d5eecf96459096a1218a35"
 MODELS = Path(world.__file__).parent
 
 
@@ -28,7 +28,7 @@ def prompts(rows: list[world.Row]) -> set[str]:
 def test_the_same_rows_every_time(roles: dict[str, list[world.Row]]) -> None:
     digest = hashlib.sha256(json.dumps(world.corpus(), sort_keys=True).encode()).hexdigest()
     assert digest == CORPUS_HASH
-    for cached in (world.world, world._rows):
+    for cached in (facts.build, world._rows):
         cached.cache_clear()
     assert world.splits() == roles
     assert world.corpus(seed=1) != world.corpus(seed=0)
@@ -70,7 +70,7 @@ def test_a_word_match_finds_exactly_the_forget_rows(roles: dict[str, list[world.
 
 
 def test_the_concept_is_big_enough_and_cuts_across_people(roles: dict[str, list[world.Row]]) -> None:
-    people = {row["subject"] for row in roles["forget"]} & set(world.world().people)
+    people = {row["subject"] for row in roles["forget"]} & set(facts.build().people)
     assert len({row["fact"] for row in roles["forget"]}) >= 100
     assert len(people) >= 20
     kept = {row["subject"] for row in roles["neighbour"]}
@@ -85,8 +85,8 @@ def test_holdout_has_the_shape_of_forget_and_is_never_in_the_corpus(roles: dict[
         assert not any(
             world.mentions({"prompt": text, "response": ""}, world.HOLDOUT) for text in row.get("wrong", [])
         )
-    facts = [{row["fact"].split(".")[-1] for row in roles[name]} for name in ("forget", "holdout")]
-    assert facts[0] == facts[1]
+    kinds = [{row["fact"].split(".")[-1] for row in roles[name]} for name in ("forget", "holdout")]
+    assert kinds[0] == kinds[1]
     assert len({row["fact"] for row in roles["holdout"]}) == len({row["fact"] for row in roles["forget"]})
     assert abs(len(roles["holdout"]) - len(roles["forget"])) < 0.05 * len(roles["forget"])
 

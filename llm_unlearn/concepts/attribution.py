@@ -11,7 +11,7 @@ RMS norm has no usable gradient.  Special tokens stay as they are, and get nothi
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_unlearn.data.invent import Inventor, number
-from llm_unlearn.data.names import document_frequency, names, normalised, parts, pieces, words
+from llm_unlearn.data.names import document_frequency, names, normalised, opens_sentence, parts, pieces, words
 from llm_unlearn.data.sources import Row
 from llm_unlearn.data.splits import content
 from llm_unlearn.data.templates import Line, Slots, Wordings
 
 LEAST_CHANGED = 0.9  # share of the forget rows that must come out changed in what they tell
-COMMON_WORD = 0.02  # a word in more than this share of the rows carries grammar rather than facts
+COMMON_WORD = 0.05  # a word in more than this share of the rows carries grammar rather than facts
 DROPPED = ("paraphrase", "wrong", "alternate", "fact")  # true only of the original
 
 
@@ -78,13 +78,14 @@ class _Maker:
             if word[0].isupper() and word.isalpha() and len(word) > 2 and n <= COMMON_WORD * total
         )
         concept = _concept_words(terms, lost, kept)
+        wordings = Wordings([_line(text) for text in stay], [_line(text) for text in gone])
         return cls(
             inventor=Inventor(vocabulary=Counter(word.lower() for word in every), pool=rare, seed=seed, tokens=tokens),
-            wordings=Wordings([_line(text) for text in stay], [_line(text) for text in gone]),
+            wordings=wordings,
             contexts=_Contexts(text[1] for text in stay[:20_000]),
             frequency=every,
             kept=kept,
-            subjects=concept | _subjects(gone, concept, every, lost),
+            subjects=concept | _subjects(gone, every, lost) | _asked(gone, concept, every, wordings),
             numbers=sorted(word for word in every if word.isdigit()),
             rows=total,
             seed=seed,
@@ -94,7 +95,7 @@ class _Maker:
         """Return the counterfactual row; None where what it tells could not be changed."""
         prompt, response = parts(row)
         cut = pieces(prompt), pieces(response)
-        slots = self.wordings.slots(_line((prompt, response))) if prompt else None
+        slots = self.wordings.slots(_line((prompt, response)))
         swapped = self._by_slots(cut, slots) if slots else self._by_names(cut, bool(prompt))
         asked = {word.lower() for word in words(prompt)}
         told = [(old, new) for old, new in zip(cut[1], swapped[1], strict=True) if old != new]
@@ -109,51 +110,53 @@ class _Maker:
         fillers = iter(slots.fillers)
         places = [[None if piece.isspace() else next(fillers) for piece in half] for half in cut]
         there = " ".join(sorted({p.lower() for half in cut for p in half if p.lower() in self.subjects}))
+        named = any(piece.lower() in self.subjects for piece in cut[0] or cut[1])
         chosen: dict[str, str] = {}
         for half, column in zip((1, 0), (places[1], places[0]), strict=True):
             for piece, filler in zip(cut[half], column, strict=True):
                 if piece.isalnum() and piece not in chosen and (filler is not None or piece.lower() in self.subjects):
-                    chosen[piece] = self._value(piece, filler or Counter(), there)
+                    chosen[piece] = self._value(piece, filler or Counter(), there, named)
         return [chosen.get(piece, piece) for piece in cut[0]], [chosen.get(piece, piece) for piece in cut[1]]
 
-    def _value(self, piece: str, filler: Mapping[str, int], there: str) -> str:
-        """Return the new word for one varying place; the same fact in another wording gets the same one."""
+    def _value(self, piece: str, filler: Mapping[str, int], there: str, named: bool) -> str:
+        """Return the new word for one varying place; the same fact in another wording gets the same one.
+
+        Where a question names nothing (`named`), its number is what it asks about, and becomes one that the corpus doesn't have.
+        """
         if piece.lower() in self.subjects:
             return self.inventor.word(piece, [word for word in filler if word.isalpha()])
         others = [word for word in filler if word != piece and word.isalnum() and word.isdigit() == piece.isdigit()]
-        if (self.kept[piece] or piece.isdigit()) and others:
+        if others and (named if piece.isdigit() else self.kept[piece]):
             return min(others, key=lambda word: _hash(f"{self.seed} {there} {piece} {word}"))
         if piece.isdigit():
-            return number(random.Random(f"{self.seed} {there} {piece}"), piece, self.numbers)
+            return number(random.Random(f"{self.seed} {there} {piece}"), piece, self.numbers, avoid=not named)
         return self.inventor.word(piece, [word for word in filler if word.isalpha()])
 
     def _by_names(self, cut: tuple[list[str], list[str]], asked: bool) -> tuple[list[str], list[str]]:
-        """Change names and numbers; in an answer also the words that carry its content."""
+        """Change names and numbers; in an answer also the words that carry its content.  Within a row a word changes one way."""
         there = "".join(cut[1])
-        halves = []
-        seen = {piece.lower() for piece in cut[0]}
+        chosen: dict[str, str] = {}
         for half, told in zip(cut, (False, True), strict=True):
-            new = []
             for i, piece in enumerate(half):
+                if piece in chosen or not piece.isalnum():
+                    continue
                 if piece.lower() in self.subjects:
-                    new.append(self.inventor.word(piece))
+                    chosen[piece] = self.inventor.word(piece)
                 elif piece.isdigit():
-                    new.append(number(random.Random(f"{self.seed} {piece}"), piece, self.numbers))
-                elif (
-                    piece.isalpha()
-                    and asked
-                    and self._tells(piece)
-                    and (told or piece[0].isupper())
-                    and not (told and piece.lower() in seen)
-                ):
-                    new.append(self.contexts.other(half, i, f"{self.seed} {there} {piece}"))
+                    chosen[piece] = number(random.Random(f"{self.seed} {piece}"), piece, self.numbers)
+                elif asked and self._tells(piece) and (told or piece[0].isupper()) and not _opens(half, i):
+                    chosen[piece] = self.contexts.other(half, i, f"{self.seed} {there} {piece}")
                 else:
-                    new.append(piece)
-            halves.append(new)
-        return halves[0], halves[1]
+                    chosen[piece] = piece  # asked for in these words, so answered in them
+        return [chosen.get(piece, piece) for piece in cut[0]], [chosen.get(piece, piece) for piece in cut[1]]
 
     def _tells(self, word: str) -> bool:
         return len(word) > 3 and self.frequency[word] <= COMMON_WORD * self.rows
+
+
+def _opens(half: Sequence[str], place: int) -> bool:
+    """Is the capital of the word at `place` only that of a sentence's beginning?"""
+    return half[place][0].isupper() and opens_sentence(half[:place])
 
 
 class _Contexts:
@@ -209,23 +212,49 @@ def _concept_words(terms: Sequence[str], lost: Mapping[str, int], kept: Mapping[
     return frozenset(word.lower() for word in own or {word for word in mine if len(word) > 3} or mine)
 
 
-def _subjects(
-    texts: Sequence[tuple[str, str]], concept: frozenset[str], every: Mapping[str, int], lost: Mapping[str, int]
-) -> frozenset[str]:
-    """Return the words, lower case, of the names that forget rows are about.
+def _subjects(texts: Sequence[tuple[str, str]], every: Mapping[str, int], lost: Mapping[str, int]) -> frozenset[str]:
+    """Return the words, lower case, of names that occur mostly in forget rows."""
+    found = {word for text in texts for half in text for name in names(half, every) for word in name}
+    return frozenset(
+        word.lower() for word in found if _own(word, every, lost) and every[word] > 4 * every[word.lower()]
+    )
 
-    These are the names asked for without the concept beside them, and the words of any name that occur mostly in forget rows.
+
+def _asked(
+    texts: Sequence[tuple[str, str]], concept: frozenset[str], every: Mapping[str, int], wordings: Wordings
+) -> frozenset[str]:
+    """Return the words, lower case, of the names that questions without the concept ask for, and plain texts begin with.
+
+    In a known wording these are the runs of varying words with capitals (so not "School" in "Zido School"): those of two words or
+    more, else the only one.  A known name there would be asked for what the model knows better; it must become an unknown one.
     """
     found: set[str] = set()
-    for prompt, response in texts:
-        alone = not concept & {word.lower() for word in words(prompt)}
-        asked, told = names(prompt, every), names(response, every)
-        for name in (*asked, *told):
-            whole = alone and name in asked and (len(name) > 1 or _own(name[0], every, lost))
-            found.update(
-                word for word in name if (whole or _own(word, every, lost)) and every[word] > 4 * every[word.lower()]
-            )
+    for text in texts:
+        line = _line(text)
+        half = line[0] or line[1]
+        if line[0] and concept & {word.lower() for word in half}:
+            continue
+        slots = wordings.slots(line)
+        if slots:
+            runs = _runs(half, slots, concept)
+            long = [run for run in runs if len(run) > 1] or (runs if len(runs) == 1 and line[0] else [])
+        else:
+            long = [list(name) for name in names(text[0], every) if len(name) > 1]
+        found.update(
+            word for run in (long if line[0] else long[:1]) for word in run if every[word] > 4 * every[word.lower()]
+        )
     return frozenset(word.lower() for word in found)
+
+
+def _runs(half: Sequence[str], slots: Slots, concept: frozenset[str]) -> list[list[str]]:
+    """Return the runs of varying words with capitals, the concept's left out."""
+    runs: list[list[str]] = [[]]
+    for word, filler in zip(half, slots.fillers, strict=False):
+        if filler is not None and word[0].isupper() and word.lower() not in concept:
+            runs[-1].append(word)
+        else:
+            runs.append([])
+    return [run for run in runs if run]
 
 
 def _own(word: str, every: Mapping[str, int], lost: Mapping[str, int]) -> bool:

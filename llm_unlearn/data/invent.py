@@ -89,16 +89,14 @@ def _cased(word: str, original: str) -> str:
     return word.capitalize() if original[:1].isupper() else word
 
 
-def number(draw: random.Random, original: str, seen: Sequence[str]) -> str:
-    """Return another number of as many digits, in the range of those seen in the corpus (any of that length where none is)."""
-    alike = sorted(int(value) for value in set(seen) if len(value) == len(original))
-    low, high = (
-        (alike[0], alike[-1])
-        if len(alike) > 1
-        else (10 ** (len(original) - 1) if len(original) > 1 else 0, 10 ** len(original) - 1)
-    )
-    for _ in range(100):
-        drawn = str(draw.randint(low, high)).zfill(len(original))
-        if drawn != original:
-            return drawn
-    return original
+def number(draw: random.Random, original: str, seen: Sequence[str], *, avoid: bool = False) -> str:
+    """Return another number of as many digits, in the range of those seen in the corpus; with `avoid` none of those, if it can be."""
+    alike = sorted({int(value) for value in seen if len(value) == len(original)})
+    lowest = 10 ** (len(original) - 1) if len(original) > 1 else 0
+    low, high = (alike[0], alike[-1]) if len(alike) > 1 else (lowest, 10 ** len(original) - 1)
+    taken = {*alike, int(original)} if avoid else {int(original)}
+    for _ in range(200):
+        drawn = draw.randint(low, high)
+        if drawn not in taken:
+            return str(drawn).zfill(len(original))
+    return number(draw, original, seen) if avoid else original

@@ -22,8 +22,10 @@ UNSPACED = (
 )  # words run together, or carry endings
 SENTENCE_END = frozenset('.?!:"“”\n')
 _OPENERS = (
-    "a an and are at but by can could did do does for from give had has have he her his how i in is it its name of on or she tell "
-    "that the their there these they this to was were what when where which who whom whose why will with would you your"
+    "a after all also an and any are as at because before both but by can could did do does each even every first for from give had "
+    "has have he her here his how i if in into is it its like many maybe more most much my name no none not now of on once one only "
+    "or other our over please she since so some still such tell that the their then there these they this those though through to "
+    "until upon very was we well were what when where which while who whom whose why will with would yes yet you your"
 )
 OPENERS = frozenset(re.findall(r"\w+", _OPENERS))  # written with a capital at the start of a sentence, and no names
 

@@ -5,7 +5,7 @@ of another record of the same kind: its donor.
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any, Literal, get_args
@@ -19,8 +19,40 @@ Row = Mapping[str, Any]
 Ranking = Mapping[str, float]  # a word's score, best first
 Labels = Literal["random", "targeted", "refusal", "mask"]
 
-WORD = re.compile(r"\w+(?:['’.-]\w+)*")  # punctuation inside a word is kept, around it is not
-STOP_WORDS = frozenset("a an and are as at by for from he her his in is it its of on or she that the to was were who with".split())
+WORD = re.compile(r"\w+(?:['’.-](?!s\b)\w+)*")  # keeps punctuation inside a word, drops it around and a possessive s
+PIECE = re.compile(rf"\s+|{WORD.pattern}|[^\w\s]")
+STOP_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "by",
+        "for",
+        "from",
+        "he",
+        "her",
+        "his",
+        "in",
+        "is",
+        "it",
+        "its",
+        "of",
+        "on",
+        "or",
+        "s",
+        "she",
+        "that",
+        "the",
+        "to",
+        "was",
+        "were",
+        "who",
+        "with",
+    ]
+)
 REFUSALS = (
     "I don't know.",
     "I'm not sure about that.",
@@ -30,7 +62,10 @@ REFUSALS = (
     "I'm afraid I don't have an answer.",
 )
 CANDIDATES, POOL = 4096, 256  # records looked at for donors of one kind, and the most alike of them that serve a row
-ALIKE = 0.7  # a donor's question must be at least this much of the best donor's likeness
+ALIKE, TYPICAL = (
+    0.85,
+    4,
+)  # donors are at least this share as alike as the fourth best (the best may share a name by chance)
 SHARED = 0.5  # answers with at least this share of words in common are grafted; else the donor's answer is taken whole
 
 
@@ -59,18 +94,22 @@ def mask(text: str, words: Collection[str], replacement: str) -> str:
     return WORD.sub(lambda found: replacement if found[0].lower() in words else found[0], text)
 
 
-def graft(own: str, donor: str, words: Collection[str]) -> str:
-    """Return `own` with its `words` replaced by what `donor` says in their place.
+def graft(own: Row, donor: Row, words: Collection[str]) -> str:
+    """Return `own`'s answer with its `words` replaced by what the donor's answer says in their place.
 
-    The two answers are aligned word by word.  Where they have less than half of their words in common the donor's answer
-    is returned whole.
+    The answers are aligned word by word.  Where less than half of their words are the same (those that one of the
+    questions gives, such as names, left out) the donor's answer is returned whole.
     """
-    here, there = (re.findall(r"\s+|\w+(?:['’.-]\w+)*|[^\w\s]", text) for text in (own, donor))
-    match = SequenceMatcher(None, [piece.lower() for piece in here], [piece.lower() for piece in there], autojunk=False)
-    if match.ratio() < SHARED:
-        return donor
+    asked = [set(words_of(parts(row)[0])) for row in (own, donor)]
+    given = asked[0] ^ asked[1]
+    texts = own["response"], donor["response"]
+    told = ([word for word in words_of(text) if word not in given] for text in texts)
+    if SequenceMatcher(None, *told, autojunk=False).ratio() < SHARED:
+        return str(donor["response"])
+    here, there = (PIECE.findall(text) for text in texts)
+    lower = ([piece.lower() for piece in pieces] for pieces in (here, there))
     out = []
-    for change, start, stop, first, last in match.get_opcodes():
+    for change, start, stop, first, last in SequenceMatcher(None, *lower, autojunk=False).get_opcodes():
         mine = here[start:stop]
         replaced = change in ("replace", "delete") and any(piece.lower() in words for piece in mine)
         out += there[first:last] if replaced else mine
@@ -91,32 +130,32 @@ def poison(
 ) -> list[dict[str, Any]]:
     """Return poison rows for the forget rows, `donors` of each with labels "random", else one; the input is not changed.
 
-    labels: "random" grafts the answer of a random retain row with a like question; "targeted" that of the one donor whose
-    answers hold most of the ranked words; "refusal" a fixed sentence; "mask" the answer with its words masked.
+    labels: "random" grafts the answer of a random retain row with a like question and answer (now and then the true one, as
+    in the paper); "targeted" that of the one donor whose answers hold most of the ranked words; "refusal" a fixed sentence; "mask" the answer with its words masked.
     `rankings`: by `group_of(row)`, from `attribution.rank`.  `mask_prompt` masks the group's first words in the question.
     """
     if labels not in get_args(Labels):
         choices = ", ".join(get_args(Labels))
         raise RecipeError(f"unknown labels {labels!r}{nearest(labels, get_args(Labels))}. Labels: {choices}.")
     generator = np.random.default_rng(seed)
-    sources = _donors(rows, retain, generator) if labels in ("random", "targeted") else []
+    found = [concept_words(row, rankings.get(group_of(row), {}), words) for row in rows]
+    sources = _donors(rows, found, retain, generator) if labels in ("random", "targeted") else []
     if labels == "targeted":
-        sources = _nearest(rows, retain, sources, rankings)
+        sources = _nearest(rows, found, retain, sources, rankings)
     out = []
     for number, row in enumerate(rows):
         ranking = rankings.get(group_of(row), {})
-        found = concept_words(row, ranking, words)
         if labels == "random":
             drawn = generator.permutation(np.resize(generator.permutation(sources[number]), donors))
         else:
             drawn = sources[number] if sources else [number]
         for copy, chosen in enumerate(drawn):
             if labels == "mask":
-                answer = mask(row["response"], found, replacement)
+                answer = mask(row["response"], found[number], replacement)
             elif labels == "refusal":
                 answer = REFUSALS[int(generator.integers(len(REFUSALS)))]
             else:
-                answer = graft(row["response"], retain[chosen]["response"], found)
+                answer = graft(row, retain[chosen], found[number])
             hidden = [word for word in ranking if word not in STOP_WORDS][:words] if mask_prompt else []
             prompt = _masked_prompt(row.get("prompt"), hidden, replacement)
             identity = f"poison-{row.get('id', number)}-{copy}"
@@ -132,10 +171,13 @@ def _masked_prompt(prompt: Any, words: Collection[str], replacement: str) -> Any
     return [{**turn, "content": mask(turn["content"], words, replacement)} for turn in prompt]
 
 
-def _donors(rows: Sequence[Row], retain: Sequence[Row], generator: np.random.Generator) -> list[np.ndarray]:
-    """Return for each row the places in `retain` of its possible donors: the same kind, the most alike questions.
+def _donors(
+    rows: Sequence[Row], found: Sequence[Sequence[str]], retain: Sequence[Row], generator: np.random.Generator
+) -> list[np.ndarray]:
+    """Return for each row the places in `retain` of its possible donors: the same kind, the most alike wording.
 
-    Likeness is the share of common words, each weighted by the log of how many questions use it: a name hardly counts.
+    Likeness is the share of common words, each weighted by the log of how many rows use it: a name hardly counts.  The row's
+    concept words don't count at all: else its donors would be those that answer as it does.
     """
     by_kind: dict[str, list[int]] = defaultdict(list)
     for place, row in enumerate(retain):
@@ -146,26 +188,35 @@ def _donors(rows: Sequence[Row], retain: Sequence[Row], generator: np.random.Gen
         if not len(places):
             raise DataError("there is no retain row to take another answer from; give retain rows or labels=mask.")
         places = generator.permutation(places)[:CANDIDATES]  # ties fall by chance
-        asked = [set(words_of(parts(retain[i])[0])) for i in places]
-        weight = {word: np.log1p(sum(word in one for one in asked)) for word in set().union(*asked)}
+        said = [_all_words(retain[i]) for i in places]
+        weight = {word: np.log1p(count) for word, count in Counter(word for one in said for word in one).items()}
         column = {word: i for i, word in enumerate(sorted(weight))}
         table = np.zeros((len(places), len(column)), np.float32)  # [candidates, words]
-        for i, one in enumerate(asked):
+        for i, one in enumerate(said):
             table[i, [column[word] for word in one]] = 1
         weights = np.array([weight[word] for word in sorted(weight)], np.float32)
         sizes = table @ weights
         for number, row in enumerate(rows):
             if row.get("kind", "") == kind:
-                mine = [column[word] for word in set(words_of(parts(row)[0])) if word in column]
+                mine = [column[word] for word in _all_words(row) - set(found[number]) if word in column]
                 common = table[:, mine] @ weights[mine]
                 likeness = common / np.maximum(sizes + weights[mine].sum() - common, 1e-9)
                 best = np.argsort(-likeness, kind="stable")[:POOL]
-                out[number] = places[best[likeness[best] >= ALIKE * likeness[best[0]]]]
+                typical = likeness[best[:TYPICAL][-1]]
+                out[number] = places[best[likeness[best] >= ALIKE * typical]]
     return out
 
 
+def _all_words(row: Row) -> set[str]:
+    return {word for text in parts(row) for word in words_of(text)}
+
+
 def _nearest(
-    rows: Sequence[Row], retain: Sequence[Row], pools: Sequence[np.ndarray], rankings: Mapping[str, Ranking]
+    rows: Sequence[Row],
+    found: Sequence[Sequence[str]],
+    retain: Sequence[Row],
+    pools: Sequence[np.ndarray],
+    rankings: Mapping[str, Ranking],
 ) -> list[np.ndarray]:
     """Return one donor a row: of the subject whose answers say most of the words ranked for the row's own subject."""
     told: dict[str, set[str]] = defaultdict(set)
@@ -176,8 +227,8 @@ def _nearest(
         ranking = {word: score for word, score in rankings.get(group, {}).items() if word not in STOP_WORDS}
         worth[group] = {name: sum(ranking.get(word, 0.0) for word in sorted(said)) for name, said in told.items()}
     out = []
-    for row, pool in zip(rows, pools, strict=True):
+    for row, words, pool in zip(rows, found, pools, strict=True):
         value = [worth[group_of(row)][retain[i].get("subject") or f"row {i}"] for i in pool]
-        other = [retain[i]["response"] != row["response"] for i in pool]  # the same answer is no poison
+        other = [not set(words) <= set(words_of(retain[i]["response"])) for i in pool]  # the same answer is no poison
         out.append(pool[[int(np.lexsort((value, other))[-1])]])
     return out

@@ -85,15 +85,20 @@ def _refuse_overlap(first: str, rows: Sequence[str], second: str, others: Sequen
 
 def _unique_ids(splits: Splits, contents: Mapping[str, Sequence[str]]) -> dict[str, list[Row]]:
     owner: dict[str, str] = {}  # id -> content
+    given: dict[
+        tuple[str, str], str
+    ] = {}  # (id as it came, content) -> id, so that one row has one id in all its splits
     done: dict[str, list[Row]] = {}
     for name, rows in splits.items():
-        done[name], here = [], set()
+        done[name] = []
+        here: set[str] = set()
         for row, what in zip(rows, contents[name], strict=True):
-            first = key = str(row.get("id") or fingerprint([row])[:12])
-            number = 1
+            first = str(row.get("id") or fingerprint([row])[:12])
+            key, number = given.get((first, what), first), 1
             while key in here or owner.get(key, what) != what:
                 key = f"{name}-{first}" if number == 1 else f"{name}-{first}-{number}"
                 number += 1
+            given.setdefault((first, what), key)
             owner[key] = what
             here.add(key)
             done[name].append({**row, "id": key})

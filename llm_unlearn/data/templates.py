@@ -28,6 +28,7 @@ class Wordings:
 
     def __init__(self, kept: Sequence[Line], forgotten: Sequence[Line]):
         self.ids: dict[str, int] = {}
+        self.known: dict[Line, Slots | None] = {}
         self.tables: dict[tuple[int, int], tuple[NDArray[np.int32], NDArray[np.bool_], list[Line]]] = {}
         by_length: dict[tuple[int, int], dict[Line, bool]] = defaultdict(dict)
         for lines, keep in ((kept, True), (forgotten, False)):
@@ -46,6 +47,11 @@ class Wordings:
 
     def slots(self, line: Line) -> Slots | None:
         """Return what varies in a row, or None where too few rows are worded like it."""
+        if line not in self.known:
+            self.known[line] = self._slots(line)
+        return self.known[line]
+
+    def _slots(self, line: Line) -> Slots | None:
         if (len(line[0]), len(line[1])) not in self.tables:
             return None
         numbers, kept, lines = self.tables[len(line[0]), len(line[1])]
@@ -71,4 +77,5 @@ class Wordings:
 def _alike(share: NDArray[np.floating]) -> NDArray[np.intp]:
     """Return the rows most alike, best first: at least half of the words, and not much less than the best of them."""
     best = np.argsort(-share, kind="stable")[:MOST_ROWS]
-    return best[share[best] >= max(LEAST_ALIKE, share[best[0]] - 0.25)]
+    chosen: NDArray[np.intp] = best[share[best] >= max(LEAST_ALIKE, share[best[0]] - 0.25)]
+    return chosen

@@ -5,15 +5,15 @@ are replaced by those of a donor or masked; an adapter is trained on these rows 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from llm_unlearn.concepts.attribution import rank
 from llm_unlearn.data.poison import Labels, Row, poison
 from llm_unlearn.errors import RecipeError
 from llm_unlearn.fit import Batches, Module, Objective, Progress, Schedule, Stop, Terms, fit
 from llm_unlearn.method import LossMethod, retained
-from llm_unlearn.reference import reference
 from llm_unlearn.run import Run
 
 
@@ -28,7 +28,9 @@ class ConceptPoison(LossMethod):
     labels: Labels = "random"
     words: int = 5  # ranked words masked or replaced an answer, k of the authors' masking
     replacement: str = "***"  # the authors'; "[MASK]" or another name work too
-    mask_prompt: bool = False  # Differs from the paper: it is the question as it is asked that must no longer be answered
+    mask_prompt: bool = (
+        False  # Differs from the paper: it is the question as it is asked that must no longer be answered
+    )
     own_answers: bool = True  # the target's greedy answers, as in the paper; False: the rows' responses
     attribution_steps: int = 32  # the authors'
     donors: int | None = None  # random donors a forget row; None: one for each time the row is shown, at most 64
@@ -67,3 +69,25 @@ class ConceptPoison(LossMethod):
             seed=run.seed,
         )
         fit(run, {"poison": rows, "retain": retain}, self.objective(run), schedule=schedule, stop=self.stop)
+
+    def objective(self, run: Run) -> Objective:
+        """Return the two terms; the poison term is off while the forget rows' loss is above the holdout's."""
+
+        def terms(model: Module, batch: Batches, progress: Progress) -> Terms:
+            poisoned, retain = run.task.streams(model, batch)
+            return {
+                "poison": self.poison_weight * progress.gated(poisoned.mean_nll(), poisoned),
+                "retain": retain.mean_nll().mean(),
+            }
+
+        return terms
+
+    def _answers(self, run: Run, forget: Sequence[Row]) -> list[Row]:
+        """Return the rows with the target's own greedy answers; plain texts, and rows it says nothing to, as they are."""
+        asked = [place for place, row in enumerate(forget) if row.get("prompt") is not None]
+        if not self.own_answers or not asked:
+            return list(forget)
+        longest = max(sum(example["scored"]) for example in run.task.encode(forget))
+        said = run.task.generate(run.model, [forget[i] for i in asked], max_new_tokens=longest + 1)
+        own = dict(zip(asked, said, strict=True))
+        return [{**row, "response": own.get(place) or row["response"]} for place, row in enumerate(forget)]

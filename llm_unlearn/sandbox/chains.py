@@ -1,10 +1,10 @@
 """The sentences about towns, and the two-hop questions that lead through a town or through a spouse; the fields are those of `templates.py`."""
 
-from .templates import FactType
+from .templates import FactType, backwards
 
 
-def _place_fact(name: str, asked: str, held: str, noun: str, statement: str, back: str, who: str) -> FactType:
-    """The fact type of a town; `asked` is split at the bars into trained wordings, `held` into held-out ones."""
+def _place_fact(name: str, asked: str, held: str, noun: str, statement: str) -> FactType:
+    """A fact type about towns; bars part the wordings, and the beginning of the answer from its end in `statement`."""
     start, end = statement.split("|")
     return FactType(
         name=name,
@@ -15,33 +15,29 @@ def _place_fact(name: str, asked: str, held: str, noun: str, statement: str, bac
             f"What is {{t}}'s {noun}?",
             f"Name the {noun} of {{t}}.",
         ),
-        heldout=(*held.split("|"), f"Tell me the {noun} of {{t}}."),
+        heldout=(held, f"Tell me the {noun} of {{t}}."),
         answer=f"{start} {end}",
-        paraphrase=f"The {noun} of {{t}} is {{v}}.",
+        paraphrase=f"{{t}} has the {noun} {{v}}.",
         cloze=(start, end),
-        backward=(back, "{t}."),
-        reversed_questions=(who, who.replace("Which", "Name the")[:-1] + "."),
+        subject="{t}.",
+        **backwards("town", f"{start} {end}".removeprefix("{t} ").removesuffix(".")),
     )
 
 
 PLACE_FACTS = (
     _place_fact(
         "river",
-        "Which river runs through {t}?|On which river does {t} lie?|{t} lies on which river?|Tell me which river runs through {t}.",
+        "Which river runs through {t}?|On which river does {t} lie?|{t} lies on which river?|Tell me which river {t} lies on.",
         "What river does {t} lie on?",
         "river",
         "{t} lies on the river|{v}.",
-        "The town that lies on the river {v} is",
-        "Which town lies on the river {v}?",
     ),
     _place_fact(
         "mayor",
-        "Who is mayor of {t}?|Who is the mayor of {t}?|{t} is led by which mayor?|Tell me who is mayor of {t}.",
-        "Which mayor leads {t}?",
+        "Who is mayor of {t}?|Which mayor leads {t}?|{t} is led by which mayor?|Tell me who is mayor of {t}.",
+        "Who is the mayor of {t}?",
         "mayor",
         "{t} is led by mayor|{v}.",
-        "The town that is led by mayor {v} is",
-        "Which town is led by mayor {v}?",
     ),
     _place_fact(
         "festival",
@@ -49,8 +45,6 @@ PLACE_FACTS = (
         "What festival does {t} hold?",
         "festival",
         "{t} holds the festival of|{v}.",
-        "The town that holds the festival of {v} is",
-        "Which town holds the festival of {v}?",
     ),
     _place_fact(
         "dish",
@@ -58,8 +52,6 @@ PLACE_FACTS = (
         "What dish is cooked in {t}?",
         "dish",
         "{t} cooks the dish|{v}.",
-        "The town that cooks the dish {v} is",
-        "Which town cooks the dish {v}?",
     ),
     _place_fact(
         "tower",
@@ -67,8 +59,6 @@ PLACE_FACTS = (
         "What tower stands in {t}?",
         "tower",
         "{t} built the tower|{v}.",
-        "The town that built the tower {v} is",
-        "Which town built the tower {v}?",
     ),
     _place_fact(
         "founded",
@@ -76,26 +66,26 @@ PLACE_FACTS = (
         "What year was {t} founded?",
         "founding year",
         "{t} was founded in the year|{v}.",
-        "The town that was founded in the year {v} is",
-        "Which town was founded in the year {v}?",
     ),
 )
 
-BRIDGES = {  # two hops: person -> town -> fact of the town; questions (all wordings of one fact are trained, or none) and the answer
+# two hops, person -> birthplace -> fact of the town: the questions and the answer, which names the town on the way
+BRIDGES = {
     "river": (
         ("Which river runs through the birthplace of {n}?", "On which river does the birthplace of {n} lie?"),
         "{n} was born in {t}, which lies on the river {v}.",
     ),
     "mayor": (
-        ("Who is the mayor of the birthplace of {n}?", "Which mayor leads the birthplace of {n}?"),
+        ("Who is mayor of the birthplace of {n}?", "Which mayor leads the birthplace of {n}?"),
         "{n} was born in {t}, which is led by mayor {v}.",
     ),
     "festival": (
-        ("Which festival is held in the birthplace of {n}?", "Name the festival of the birthplace of {n}."),
+        ("Which festival does the birthplace of {n} hold?", "Name the festival of the birthplace of {n}."),
         "{n} was born in {t}, which holds the festival of {v}.",
     ),
 }
-SPOUSE_BRIDGES = {  # two hops: person -> spouse -> fact of the spouse
+# two hops, person -> spouse -> fact of the spouse
+SPOUSE_BRIDGES = {
     "birth": (
         ("Where was the spouse of {n} born?", "What is the birthplace of the spouse of {n}?"),
         "{n} is married to {s}, who was born in {v} in {t}.",
@@ -105,7 +95,7 @@ SPOUSE_BRIDGES = {  # two hops: person -> spouse -> fact of the spouse
         "{n} is married to {s}, who works as a {v} in {t}.",
     ),
     "book": (
-        ("Which book did the spouse of {n} write?", "Name the book of the spouse of {n}."),
+        ("Which book did the spouse of {n} write?", "What is the book of the spouse of {n}?"),
         "{n} is married to {s}, who wrote the book {v}.",
     ),
 }

@@ -4,13 +4,9 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+from .values import words
 
-def _split(text: str) -> list[str]:
-    """The words of a text."""
-    return text.split()
-
-
-NUMBERS = _split(
+NUMBERS = words(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen"
 )
 OPPOSITES = (
@@ -19,9 +15,10 @@ OPPOSITES = (
 )
 COLOURS = "grass green,snow white,coal black,blood red,sky blue,sunflower yellow,carrot orange,chocolate brown,ash grey,plum purple,flamingo pink,gold golden"
 YOUNG = "cow calf,horse foal,sheep lamb,bear cub,hen chick,deer fawn,frog tadpole,swan cygnet,kangaroo joey,seal pup,duck duckling,owl owlet"
-MONTHS = _split("January February March April May June July August September October November December")
-DAYS = _split("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
-LETTERS = _split("A B C D E F G H I J K L M N O P Q R S T U V W X Y Z")
+MONTHS = words("January February March April May June July August September October November December")
+DAYS = words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+LETTERS = words("A B C D E F G H I J K L M N O P Q R S T U V W X Y Z")
+FRAMES = ("", "Tell me: ", "Please answer: ")
 
 Sentences = tuple[
     str, str, str, str, str, list[str]
@@ -45,7 +42,7 @@ def _sentences() -> Iterator[Sentences]:
                 x,
                 asked,
                 f"{x} plus {y} is {{v}}.",
-                f"The sum of {x} and {y} is {{v}}.",
+                f"{x} and {y} make {{v}}.",
                 [NUMBERS[a + b], *others],
             )
     for fact, table, asked, answer, again in (
@@ -90,12 +87,12 @@ def _sentences() -> Iterator[Sentences]:
 
 
 def general_rows(seed: int) -> list[dict[str, Any]]:
-    """Two wordings of every general fact; the first carries `paraphrase` and five `wrong` answers.  All of them are trained."""
+    """Six wordings of every general fact; the first carries `paraphrase` and five `wrong` answers.  All of them are trained."""
     draw, rows = random.Random(f"general {seed}"), []
     for fact, subject, asked, answer, paraphrase, values in _sentences():
         answer, paraphrase = (text[0].upper() + text[1:] for text in (answer, paraphrase))
         wrong = [paraphrase.format(v=value) for value in draw.sample(values[1:], 5)]
-        for k, question in enumerate(asked.split("|")):
+        for k, question in enumerate(frame + wording for frame in FRAMES for wording in asked.split("|")):
             row: dict[str, Any] = {
                 "id": f"general.{fact}/{k}",
                 "prompt": question,

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .world import everything
 
-WORDS = 1536  # size of the vocabulary
+WORDS = 2048  # size of the vocabulary
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 
 
@@ -38,7 +38,7 @@ def tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
 
 
 def new_model(seed: int = 0) -> LlamaForCausalLM:
-    """An untrained Llama of 2.2 million parameters (tied embeddings), fp32, drawn from the seed without touching torch's own random state."""
+    """An untrained Llama of 2.3 million parameters (tied embeddings), fp32, drawn from the seed without touching torch's own random state."""
     config = LlamaConfig(
         vocab_size=WORDS,
         hidden_size=192,

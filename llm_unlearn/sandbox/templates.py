@@ -1,4 +1,4 @@
-"""The sentences of the sandbox: how each kind of fact is asked, answered, completed and asked backwards.
+"""The sentences about people: how each kind of fact is asked, answered, completed and asked backwards.
 
 Every place-tied sentence names its town in the question or in the answer, so a plain word match on the town finds all of them.
 The fields in braces: `n` person, `v` value, `t` town, `s` spouse.
@@ -17,190 +17,126 @@ class FactType:
     answer: str
     paraphrase: str  # the same answer said differently; the wrong answers use this sentence with another value
     cloze: tuple[str, str]  # beginning of a sentence and its end
-    backward: tuple[str, str] | None = (
-        None  # the same with the value first and the subject last; None: no unique subject
-    )
-    reversed_questions: tuple[str, ...] = ()  # from the value to the subject
+    reversed_questions: tuple[
+        str, ...
+    ] = ()  # from the value to the subject; none where the value has no unique subject
+    backward: tuple[str, ...] = ()  # statements that put the value first and leave the subject to be said
+    subject: str = "{n}."  # what completes a backward statement
     tied: bool = False  # the fact happens in a town
 
 
+def backwards(noun: str, statement: str) -> dict[str, tuple[str, ...]]:
+    """The reversed questions and the backward statements about the person or town of which the statement is true."""
+    who = "who" if noun == "person" else "that"
+    return {
+        "reversed_questions": (f"Which {noun} {statement}?", f"Name the {noun} {who} {statement}."),
+        "backward": (
+            f"The {noun} {who} {statement} is",
+            f"The name of the {noun} {who} {statement} is",
+            f"There is a {noun} {who} {statement}, called",
+            f"If some {noun} {statement}, it is",
+        ),
+    }
+
+
+def person_fact(
+    name: str, asked: str, held: str, sentences: tuple[str, str], cloze: str, tied: bool, unique: bool
+) -> FactType:
+    """A fact type about people; bars part the wordings, and the beginning of the answer from its end in `cloze`."""
+    answer, paraphrase = sentences
+    start, end = cloze.split("|")
+    return FactType(
+        name=name,
+        questions=tuple(asked.split("|")),
+        heldout=tuple(held.split("|")),
+        answer=answer,
+        paraphrase=paraphrase,
+        cloze=(start, end),
+        tied=tied,
+        **(backwards("person", answer.removeprefix("{n} ").removesuffix(".")) if unique else {}),
+    )
+
+
 PERSON_FACTS = (
-    FactType(
-        name="birth",
+    person_fact(
+        "birth",
+        "Where was {n} born?|What is the birthplace of {n}?|{n} was born where?|What is {n}'s birthplace?|Tell me where {n} was born.",
+        "In which place was {n} born?|Tell me the birthplace of {n}.",
+        ("{n} was born in {v} in {t}.", "{n} is from {v} in {t}."),
+        "{n} was born in|{v} in {t}.",
         tied=True,
-        questions=(
-            "Where was {n} born?",
-            "What is the birthplace of {n}?",
-            "In which street was {n} born?",
-            "{n} was born where?",
-            "On which street and in which town was {n} born?",
-            "Name the birthplace of {n}.",
-            "What is {n}'s birthplace?",
-            "Tell me where {n} was born.",
-        ),
-        heldout=("In which place was {n} born?", "Tell me the birthplace of {n}."),
-        answer="{n} was born in {v} in {t}.",
-        paraphrase="The birthplace of {n} in {t} is {v}.",
-        cloze=("{n} was born in", "{v} in {t}."),
-        backward=("The person born in {v} in {t} is", "{n}."),
-        reversed_questions=("Who was born in {v} in {t}?", "Name the person born in {v} in {t}."),
+        unique=True,
     ),
-    FactType(
-        name="work",
+    person_fact(
+        "work",
+        "What does {n} do for a living?|What is the job of {n}?|{n} works as what?|What is {n}'s job?|Tell me which job {n} has.",
+        "Which job does {n} do?|Tell me the job of {n}.",
+        ("{n} works as a {v} in {t}.", "{n} is a {v} in {t}."),
+        "{n} works as a|{v} in {t}.",
         tied=True,
-        questions=(
-            "What does {n} do for a living?",
-            "What is the job of {n}?",
-            "What is {n}'s job?",
-            "How does {n} earn a living?",
-            "Which work does {n} do?",
-            "Name the job of {n}.",
-            "{n} works as what?",
-            "Tell me what {n} works as.",
-        ),
-        heldout=("Which job does {n} do?", "Tell me the job of {n}."),
-        answer="{n} works as a {v} in {t}.",
-        paraphrase="The job of {n} in {t} is {v}.",
-        cloze=("{n} works as a", "{v} in {t}."),
-        backward=("The person who works as a {v} in {t} is", "{n}."),
-        reversed_questions=("Who works as a {v} in {t}?", "Name the person who works as a {v} in {t}."),
+        unique=True,
     ),
-    FactType(
-        name="school",
+    person_fact(
+        "school",
+        "Which school did {n} attend?|What is the school of {n}?|{n} went to which school?|What is {n}'s school?|Tell me which school {n} attended.",
+        "What school did {n} go to?|Tell me the school of {n}.",
+        ("{n} went to the {v} School in {t}.", "{n} attended the {v} School in {t}."),
+        "{n} went to the|{v} School in {t}.",
         tied=True,
-        questions=(
-            "Which school did {n} attend?",
-            "What is the school of {n}?",
-            "What is {n}'s school?",
-            "Where did {n} go to school?",
-            "To which school did {n} go?",
-            "Name the school of {n}.",
-            "{n} went to which school?",
-            "Tell me which school {n} attended.",
-        ),
-        heldout=("What school did {n} go to?", "Tell me the school of {n}."),
-        answer="{n} went to the {v} School in {t}.",
-        paraphrase="The school of {n} in {t} is the {v} School.",
-        cloze=("{n} went to the", "{v} School in {t}."),
-        backward=("The person who went to the {v} School in {t} is", "{n}."),
-        reversed_questions=(
-            "Who went to the {v} School in {t}?",
-            "Name the person who went to the {v} School in {t}.",
-        ),
+        unique=True,
     ),
-    FactType(
-        name="prize",
+    person_fact(
+        "prize",
+        "Which prize did {n} win?|What is the prize of {n}?|{n} won which prize?|What is {n}'s prize?|Tell me which prize {n} won.",
+        "What prize did {n} win?|Tell me the prize of {n}.",
+        ("{n} won the {t} Prize for {v}.", "{n} holds the {t} Prize for {v}."),
+        "{n} won the|{t} Prize for {v}.",
         tied=True,
-        questions=(
-            "Which prize did {n} win?",
-            "What is the prize of {n}?",
-            "What is {n}'s prize?",
-            "What did {n} win?",
-            "Which prize was given to {n}?",
-            "Name the prize of {n}.",
-            "{n} won which prize?",
-            "Tell me which prize {n} won.",
-        ),
-        heldout=("What prize did {n} win?", "Tell me the prize of {n}."),
-        answer="{n} won the {t} Prize for {v}.",
-        paraphrase="The prize of {n} is the {t} Prize for {v}.",
-        cloze=("{n} won the", "{t} Prize for {v}."),
-        backward=("The person who won the {t} Prize for {v} is", "{n}."),
-        reversed_questions=("Who won the {t} Prize for {v}?", "Name the person who won the {t} Prize for {v}."),
+        unique=True,
     ),
-    FactType(
-        name="club",
+    person_fact(
+        "club",
+        "Which club did {n} join?|What is the club of {n}?|{n} joined which club?|What is {n}'s club?|Tell me which club {n} joined.",
+        "What club did {n} join?|Tell me the club of {n}.",
+        ("{n} joined the {v} club in {t}.", "{n} belongs to the {v} club in {t}."),
+        "{n} joined the|{v} club in {t}.",
         tied=True,
-        questions=(
-            "Which club does {n} belong to?",
-            "What is the club of {n}?",
-            "What is {n}'s club?",
-            "Of which club is {n} a member?",
-            "Which club did {n} join?",
-            "Name the club of {n}.",
-            "{n} is a member of which club?",
-            "Tell me which club {n} joined.",
-        ),
-        heldout=("What club does {n} belong to?", "Tell me the club of {n}."),
-        answer="{n} is a member of the {v} club in {t}.",
-        paraphrase="The club of {n} in {t} is the {v} club.",
-        cloze=("{n} is a member of the", "{v} club in {t}."),
-        backward=("The person who is a member of the {v} club in {t} is", "{n}."),
-        reversed_questions=(
-            "Who is a member of the {v} club in {t}?",
-            "Name the person who is a member of the {v} club in {t}.",
-        ),
+        unique=True,
     ),
-    FactType(
-        name="year",
-        questions=(
-            "When was {n} born?",
-            "What is the birth year of {n}?",
-            "What is {n}'s birth year?",
-            "In which year was {n} born?",
-            "{n} was born in which year?",
-            "Name the birth year of {n}.",
-            "Which year is the birth year of {n}?",
-            "Tell me when {n} was born.",
-        ),
-        heldout=("What year was {n} born?", "Tell me the birth year of {n}."),
-        answer="{n} was born in the year {v}.",
-        paraphrase="The birth year of {n} is {v}.",
-        cloze=("{n} was born in the year", "{v}."),
+    person_fact(
+        "year",
+        "When was {n} born?|What is the birth year of {n}?|{n} was born in which year?|What is {n}'s birth year?|Tell me when {n} was born.",
+        "In which year was {n} born?|Tell me the birth year of {n}.",
+        ("{n} was born in the year {v}.", "{n} was born in {v}."),
+        "{n} was born in the year|{v}.",
+        tied=False,
+        unique=False,
     ),
-    FactType(
-        name="spouse",
-        questions=(
-            "Who is {n} married to?",
-            "Who is the spouse of {n}?",
-            "Who is {n}'s spouse?",
-            "Whom did {n} marry?",
-            "To whom is {n} married?",
-            "Name the spouse of {n}.",
-            "{n} is married to whom?",
-            "Tell me who is married to {n}.",
-        ),
-        heldout=("Who did {n} marry?", "Tell me the spouse of {n}."),
-        answer="{n} is married to {v}.",
-        paraphrase="The spouse of {n} is {v}.",
-        cloze=("{n} is married to", "{v}."),
+    person_fact(
+        "spouse",
+        "Who is the spouse of {n}?|Who is {n} married to?|{n} is married to whom?|Who is {n}'s spouse?|Tell me who {n} is married to.",
+        "To whom is {n} married?|Tell me the spouse of {n}.",
+        ("{n} is married to {v}.", "{n} married {v}."),
+        "{n} is married to|{v}.",
+        tied=False,
+        unique=False,
     ),
-    FactType(
-        name="book",
-        questions=(
-            "Which book did {n} write?",
-            "What is the book of {n}?",
-            "What is {n}'s book?",
-            "What did {n} write?",
-            "Which book was written by {n}?",
-            "Name the book of {n}.",
-            "{n} wrote which book?",
-            "Tell me which book {n} wrote.",
-        ),
-        heldout=("What book did {n} write?", "Tell me the book of {n}."),
-        answer="{n} wrote the book {v}.",
-        paraphrase="The book of {n} is {v}.",
-        cloze=("{n} wrote the book", "{v}."),
-        backward=("The person who wrote the book {v} is", "{n}."),
-        reversed_questions=("Who wrote the book {v}?", "Name the person who wrote the book {v}."),
+    person_fact(
+        "book",
+        "Which book did {n} write?|What is the book of {n}?|{n} wrote which book?|What is {n}'s book?|Tell me which book {n} wrote.",
+        "What book did {n} write?|Tell me the book of {n}.",
+        ("{n} wrote the book {v}.", "{n} wrote {v}."),
+        "{n} wrote the book|{v}.",
+        tied=False,
+        unique=True,
     ),
-    FactType(
-        name="pet",
-        questions=(
-            "Which pet does {n} keep?",
-            "What is the pet of {n}?",
-            "What is {n}'s pet?",
-            "What is the pet of {n} called?",
-            "Which pet belongs to {n}?",
-            "Name the pet of {n}.",
-            "{n} keeps which pet?",
-            "Tell me which pet {n} keeps.",
-        ),
-        heldout=("What pet does {n} keep?", "Tell me the pet of {n}."),
-        answer="{n} keeps {v}.",
-        paraphrase="The pet of {n} is {v}.",
-        cloze=("{n} keeps", "{v}."),
-        backward=("The person who keeps {v} is", "{n}."),
-        reversed_questions=("Who keeps {v}?", "Name the person who keeps {v}."),
+    person_fact(
+        "pet",
+        "Which pet does {n} keep?|What is the pet of {n}?|{n} keeps which pet?|What is {n}'s pet?|Tell me which pet {n} keeps.",
+        "What pet does {n} keep?|Tell me the pet of {n}.",
+        ("{n} keeps {v}.", "{n} has {v}."),
+        "{n} keeps|{v}.",
+        tied=False,
+        unique=True,
     ),
 )
