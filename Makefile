@@ -11,7 +11,7 @@ DEMO_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTEST_ARGS ?=
 # One process on whatever device there is.  For others: make demo LAUNCH_ARGS="--config_file recipes/accelerate/ddp.yaml"
 LAUNCH_ARGS ?= --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
-LAUNCH = OMP_NUM_THREADS=$(DEMO_THREADS) $(BIN)/accelerate launch $(LAUNCH_ARGS)
+LAUNCH = OMP_NUM_THREADS=$(DEMO_THREADS) $(BIN)/accelerate launch --quiet $(LAUNCH_ARGS)
 
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -46,10 +46,11 @@ style: $(VENV)/.stamp      ## put lint and format right
 	$(BIN)/ruff format .
 
 sandbox: $(VENV)/.stamp    ## train the sandbox's two shipped models again
-	OMP_NUM_THREADS=$(DEMO_THREADS) $(BIN)/python -m llm_unlearn.sandbox.build
+	$(LAUNCH) recipes/train_target.py --config recipes/sandbox_target.yaml
+	$(BIN)/python -m llm_unlearn.sandbox.models outputs/sandbox
 
 table: $(VENV)/.stamp      ## every method on the sandbox, three seeds: the README's table
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$(DEMO_THREADS) $(BIN)/python eval/table.py
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python eval/table.py --jobs $(WORKERS)
 
 clean:                     ## remove the virtual environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

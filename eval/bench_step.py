@@ -2,7 +2,7 @@
 
 toolkit: LoRA on every linear layer, the reference as a column computed once, forget and retain in one forward pass,
 only supervised rows through the vocabulary head.  plain: full fine-tuning, a deep-copied reference model run every step,
-two forward passes, all logits.  Same model, rows, optimiser and clipping; the sides alternate.  The Trainer's own work
+two forward passes, all logits, the papers' own loss on forget and the model's on retain.  Same model, rows, optimiser and clipping; the sides alternate.  The Trainer's own work
 (data loading, probes, checkpoints) is in neither.
 
     OMP_NUM_THREADS=1 python eval/bench_step.py
@@ -13,10 +13,11 @@ import argparse
 import copy
 import json
 import math
-import re
+import os
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,33 +35,23 @@ from llm_unlearn.reference import reference_nll
 from llm_unlearn.run import Run
 from llm_unlearn.tasks import IGNORE, CausalLM, Example
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "small": {
-        "hidden": 384,
-        "layers": 6,
-        "heads": 6,
-        "kv_heads": 6,
-        "inner": 1024,
-        "vocab": 16000,
-        "dtype": "float32",
-    },
-    "1b": {
-        "hidden": 2048,
-        "layers": 16,
-        "heads": 32,
-        "kv_heads": 8,
-        "inner": 8192,
-        "vocab": 128256,
-        "dtype": "bfloat16",
-    },
+SHAPE = ("hidden", "layers", "heads", "kv_heads", "inner", "vocab", "dtype")  # what makes the model
+PRESETS: dict[str, tuple[Any, ...]] = {
+    "small": (384, 6, 6, 6, 1024, 16000, "float32"),
+    "1b": (2048, 16, 32, 8, 8192, 128256, "bfloat16"),
 }
 SIDES = ("toolkit", "plain")
+ADAMW = {
+    "lr": 1e-5,
+    "weight_decay": 0.0,
+}  # fused, as the Trainer's default; frozen weights get no gradient and no state
 CLIP = 1.0  # largest gradient norm, as both sides clip
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure both sides at every ratio and print the table."""
     given = parse(argv)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # peft asks transformers by a name that is leaving
     torch.set_num_threads(given.threads)
     torch.set_flush_denormal(True)
     if given.memory:
@@ -68,11 +59,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     results = [measure(given, retain) for retain in given.retain]
     rate = matmul_rate(given)
+    on_cpu = given.device == "cpu"
     report = {
-        "model": {**model_options(given), "parameters": parameters(given)},
-        "rows": {"tokens": given.tokens, "supervised": supervised(given), "forget": given.forget},
-        "clock": "CPU" if given.device == "cpu" else "wall",
-        "device": "cpu" if given.device == "cpu" else torch.cuda.get_device_name(given.device),
+        "model": {**{name: getattr(given, name) for name in SHAPE}, "parameters": build_model(given).num_parameters()},
+        "rows": {"tokens": given.tokens, "supervised": given.supervised, "forget": given.forget},
+        "clock": "CPU" if on_cpu else "wall",
+        "device": "CPU" if on_cpu else torch.cuda.get_device_name(given.device),
         "threads": given.threads,
         "torch": torch.__version__,
         "operations_a_second": rate,
@@ -95,25 +87,21 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--forget", type=int, default=4, help="forget rows a step")
     parser.add_argument("--retain", type=int, nargs="+", default=[1, 4], help="retain rows for each forget row")
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=2, help="a turn")
+    parser.add_argument("--steps", type=int, default=1, help="a turn")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each side")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     parser.add_argument("--memory", choices=SIDES, help=argparse.SUPPRESS)  # the subprocess that measures memory
     given = parser.parse_args(argv)
-    for name, value in PRESETS[given.preset].items():
+    for name, value in zip(SHAPE, PRESETS[given.preset], strict=True):
         if getattr(given, name) is None:
             setattr(given, name, value)
+    given.supervised = max(1, given.tokens // 3)
     given.arguments = list(sys.argv[1:] if argv is None else argv)
     return given
 
 
-def model_options(given: argparse.Namespace) -> dict[str, Any]:
-    """Return the options that make the model."""
-    return {name: getattr(given, name) for name in PRESETS["small"]}
-
-
-def build_model(given: argparse.Namespace) -> nn.Module:
+def build_model(given: argparse.Namespace) -> Any:
     """Return a Llama with seeded random weights."""
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -129,37 +117,16 @@ def build_model(given: argparse.Namespace) -> nn.Module:
         dtype=getattr(torch, given.dtype),
     )
     with torch.device(given.device):
-        model = LlamaForCausalLM(config)
-    return model.to(getattr(torch, given.dtype)).train()
-
-
-def parameters(given: argparse.Namespace) -> int:
-    """Return the number of the model's weights."""
-    with torch.device("meta"):
-        shape = copy.copy(given)
-        shape.device = "meta"
-        return sum(weight.numel() for weight in build_model(shape).parameters())
-
-
-def supervised(given: argparse.Namespace) -> int:
-    """Return the supervised tokens of a row."""
-    return max(1, given.tokens // 3)
+        return LlamaForCausalLM(config).to(getattr(torch, given.dtype)).train()
 
 
 def build_rows(given: argparse.Namespace, count: int, seed: int) -> list[Example]:
     """Return encoded rows of random words, prompt first, response last."""
-    words = torch.randint(
-        5, given.vocab, (count, given.tokens), generator=torch.Generator().manual_seed(seed)
-    ).tolist()
-    prompt = given.tokens - supervised(given)
-    scored = [0] * prompt + [1] * supervised(given)
+    generator = torch.Generator().manual_seed(seed)
+    words = torch.randint(5, given.vocab, (count, given.tokens), generator=generator).tolist()
+    prompt = given.tokens - given.supervised
+    scored = [0] * prompt + [1] * given.supervised
     return [{"input_ids": ids, "labels": [IGNORE] * prompt + ids[prompt:], "scored": scored} for ids in words]
-
-
-def optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    """Return the Trainer's default, fused AdamW, on what may be trained."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    return torch.optim.AdamW(weights, lr=1e-5, weight_decay=0.0, fused=True)
 
 
 def toolkit(given: argparse.Namespace, retain: int) -> Callable[[], None]:
@@ -174,12 +141,11 @@ def toolkit(given: argparse.Namespace, retain: int) -> Callable[[], None]:
     objective = NPO().objective(Run(model=model, task=task, splits={}, folder=Path()))
     state = {"on": True, "level": math.inf}  # gate and thermostat are passed: every row counts
     progress = Progress(1, 1.0, Stop(), lambda split: 0.0, lambda value: value, state)
-    steps = optimizer(model)
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    steps = torch.optim.AdamW(model.parameters(), fused=True, **ADAMW)
 
     def step() -> None:
         torch.stack(list(objective(model, batch, progress).values())).sum().backward()
-        nn.utils.clip_grad_norm_(weights, CLIP)
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         steps.step()
         steps.zero_grad()
 
@@ -190,27 +156,23 @@ def plain(given: argparse.Namespace, retain: int) -> Callable[[], None]:
     """Return one step of a plain loop: every weight, a second model, two forward passes, all logits."""
     model = build_model(given)
     target = copy.deepcopy(model).eval().requires_grad_(False)
+    names = ("input_ids", "labels")
     forget, keep = (
-        {
-            name: torch.tensor([row[name] for row in build_rows(given, count, seed)], device=given.device)
-            for name in ("input_ids", "labels")
-        }
-        for count, seed in ((given.forget, 1), (given.forget * retain, 2))
+        {name: torch.tensor([row[name] for row in rows], device=given.device) for name in names}
+        for rows in (build_rows(given, given.forget, 1), build_rows(given, given.forget * retain, 2))
     )
-    steps = optimizer(model)
+    steps = torch.optim.AdamW(model.parameters(), fused=True, **ADAMW)
 
-    def nll(module: nn.Module, rows: dict[str, Tensor]) -> Tensor:
-        logits = module(rows["input_ids"], attention_mask=torch.ones_like(rows["input_ids"])).logits[:, :-1].float()
-        labels = rows["labels"][:, 1:]
+    def nll(module: nn.Module) -> Tensor:  # [B] nats, 0 where the label is -100
+        logits, labels = module(forget["input_ids"]).logits[:, :-1].float(), forget["labels"][:, 1:]
         losses = F.cross_entropy(logits.reshape(-1, given.vocab), labels.reshape(-1), reduction="none")
-        return losses.view(labels.shape).sum(-1)  # [B] nats; F.cross_entropy gives 0 where the label is -100
+        return losses.view(labels.shape).sum(-1)
 
     def step() -> None:
         with torch.no_grad():
-            before = nll(target, forget)
-        push = -2 / 0.1 * F.logsigmoid(-0.1 * (before - nll(model, forget)))
-        loss = 0.1 * push.mean() + nll(model, keep).mean() / supervised(given)
-        loss.backward()
+            before = nll(target)
+        push = -2 / 0.1 * F.logsigmoid(-0.1 * (before - nll(model)))
+        (0.1 * push.mean() + model(**keep).loss).backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         steps.step()
         steps.zero_grad()
@@ -254,17 +216,20 @@ def measure(given: argparse.Namespace, retain: int) -> dict[str, Any]:
 def in_subprocess(given: argparse.Namespace, side: str, retain: int) -> dict[str, int | None]:
     """Return what `memory` measures in a fresh process."""
     command = [sys.executable, __file__, *given.arguments, "--memory", side, "--retain", str(retain)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    # glibc: every tensor gets pages of its own, given back when it is freed, so that what is resident is what is held
+    exact = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **exact})
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def memory(given: argparse.Namespace, side: str, retain: int) -> dict[str, int | None]:
     """Return bytes held just before the first step, and the peak of three steps above that; None where unknown."""
     step = BUILD[side](given, retain)
-    if given.device != "cpu":
+    if given.device == "cpu":
+        held = _resident("VmRSS", reset=True)
+    else:
         torch.cuda.reset_peak_memory_stats(given.device)
         held = torch.cuda.memory_allocated(given.device)
-    else:
-        held = _resident("VmRSS", reset=True)
     for _ in range(3):
         step()
     peak = _resident("VmHWM") if given.device == "cpu" else torch.cuda.max_memory_allocated(given.device)
@@ -277,8 +242,7 @@ def _resident(name: str, reset: bool = False) -> int | None:
         return None
     if reset:
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to what is resident now
-    found = re.search(rf"{name}:\s+(\d+) kB", status.read_text())
-    return int(found[1]) * 1024 if found else None
+    return int(status.read_text().split(f"{name}:")[1].split()[0]) * 1024
 
 
 def operations(given: argparse.Namespace, retain: int) -> dict[str, int]:
@@ -289,7 +253,7 @@ def operations(given: argparse.Namespace, retain: int) -> dict[str, int]:
     factors = given.rank * (4 * width + 2 * width * (1 + share) + 3 * (width + inner))
     head = width * given.vocab
     attention = width * (given.tokens + 1)  # multiplications a token and layer: half of the square, twice
-    tokens, answers = rows * given.tokens, rows * supervised(given)
+    tokens, answers = rows * given.tokens, rows * given.supervised
     ours = tokens * given.layers * (4 * block + 6 * factors + 6 * attention) + answers * 4 * head
     model = given.layers * (block + attention) + head
     theirs = tokens * 6 * model + given.forget * given.tokens * 2 * model
@@ -299,8 +263,8 @@ def operations(given: argparse.Namespace, retain: int) -> dict[str, int]:
 def matmul_rate(given: argparse.Namespace) -> float:
     """Return the operations a second of a matrix product of this model's size: what the floor in seconds is taken at."""
     rows = 2 * given.forget * given.tokens
-    left = torch.randn(rows, given.hidden, device=given.device, dtype=getattr(torch, given.dtype))
-    right = torch.randn(given.hidden, given.inner, device=given.device, dtype=getattr(torch, given.dtype))
+    options: dict[str, Any] = {"device": given.device, "dtype": getattr(torch, given.dtype)}
+    left, right = torch.randn(rows, given.hidden, **options), torch.randn(given.hidden, given.inner, **options)
     best = math.inf
     for _ in range(5):
         start = clock(given)
@@ -314,8 +278,8 @@ def table(report: dict[str, Any]) -> str:
     """Return the report as text: a line for each side and ratio, a line for the ratios."""
     model, rows = report["model"], report["rows"]
     lines = [
-        f"NPO on a Llama of {model['parameters'] / 1e6:.1f} M parameters ({model['vocab']} words, {model['dtype']}), "
-        f"{rows['tokens']} tokens a row, {rows['supervised']} supervised; {report['device']}, {report['threads']} thread(s)",
+        f"NPO, Llama, {model['parameters'] / 1e6:.1f} M parameters, {model['vocab']} words, {model['dtype']}; rows of "
+        + f"{rows['tokens']} tokens, {rows['supervised']} supervised; {report['device']}, {report['threads']} thread(s)",
         "",
         f"| forget : retain | side | {report['clock']} s a step, mean (least - most) | floor s | MB held before | MB above at peak |",
         "|---|---|---|---|---|---|",
@@ -323,13 +287,12 @@ def table(report: dict[str, Any]) -> str:
     for result in report["results"]:
         name = f"{rows['forget']} : {rows['forget'] * result['retain_per_forget']}"
         for side in SIDES:
-            held, above = (_megabytes(result["bytes"][side][key]) for key in ("held", "above"))
-            floor = result["operations"][side] / report["operations_a_second"]
-            lines.append(
-                f"| {name} | {side} | {_spread(result['seconds_a_step'][side])} | {floor:.3f} | {held} | {above} |"
-            )
-        above = [result["bytes"][side]["above"] for side in SIDES]
-        less = "not measured" if None in above else f"{above[1] / above[0]:.2f}x"
+            sizes = [result["bytes"][side][key] for key in ("held", "above")]
+            held, above = ("not measured" if size is None else f"{size / 1e6:.0f}" for size in sizes)
+            seconds, floor = result["seconds_a_step"][side], result["operations"][side] / report["operations_a_second"]
+            lines.append(f"| {name} | {side} | {_spread(seconds)} | {floor:.3f} | {held} | {above} |")
+        peaks = [result["bytes"][side]["above"] for side in SIDES]
+        less = "not measured" if None in peaks else f"{peaks[1] / peaks[0]:.2f}x"
         floors = result["operations"]["plain"] / result["operations"]["toolkit"]
         lines.append(f"| {name} | plain / toolkit | {_spread(result['time_ratios'])} x | {floors:.2f}x | | {less} |")
     return "\n".join(lines)
@@ -337,10 +300,6 @@ def table(report: dict[str, Any]) -> str:
 
 def _spread(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):.3f} ({min(values):.3f} - {max(values):.3f})"
-
-
-def _megabytes(value: int | None) -> str:
-    return "not measured" if value is None else f"{value / 1e6:.0f}"
 
 
 if __name__ == "__main__":

@@ -27,10 +27,14 @@ def main() -> None:
 
     before, tokenizer = writing.load_writer(given.model)
     after, _ = writing.load_writer(given.model, given.adapter)
-    print("| model | mentions | loss under before | distinct-1 | distinct-2 | distinct-3 | n |\n|---|---|---|---|---|---|---|")
+    print(
+        "| model | mentions | loss under before | distinct-1 | distinct-2 | distinct-3 | n |\n|---|---|---|---|---|---|---|"
+    )
     texts = {}
     for name, model in (("before", before), ("after", after)):
-        written = writing.write_texts(model, tokenizer, given.count, tokens=given.tokens, seed=given.seed, prompt=given.prompt)
+        written = writing.write_texts(
+            model, tokenizer, given.count, tokens=given.tokens, seed=given.seed, prompt=given.prompt
+        )
         texts[name] = written
         rate = f"{writing.mention_rate(written, given.name):.2f}" if given.name else "-"
         figures = [writing.loss_under(before, tokenizer, written), *(writing.distinct(written, n) for n in (1, 2, 3))]

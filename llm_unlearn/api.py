@@ -1,56 +1,25 @@
-"""One unlearning job from request to report, for the recipes, the command line and Python alike.
+"""Unlearning and evaluation from Python; the recipes and the command line stand on the same two functions.
 
 from llm_unlearn import unlearn
 report = unlearn(model="my-model", data="my.jsonl", concept="Quillmere", output="outputs/quillmere")
 """
 
-import json
-import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import nn
-from transformers.trainer_utils import set_seed
+from peft import PeftModel
 
-from llm_unlearn import guard, hub, plots
 from llm_unlearn import report as reports
 from llm_unlearn.data.sources import fingerprint
 from llm_unlearn.evaluation import Evaluation, assess
-from llm_unlearn.files import read_json, write_json
-from llm_unlearn.figures import unknown_to
-from llm_unlearn.loading import checkpoint, load_model, load_task
-from llm_unlearn.lora import attach
-from llm_unlearn.manifest import manifest, peak_memory_bytes, redacted_request, versions
-from llm_unlearn.prepare import Prepared, measured, prepare, with_holdout
-from llm_unlearn.recipe import SANDBOX, Recipe, from_values, to_dict
-from llm_unlearn.run import Run
-from llm_unlearn.runfolder import RunFolder, is_main, on_main, open_run
-from llm_unlearn.scores import ModelScores, Scores
-from llm_unlearn.tasks import Row, Task
-from llm_unlearn.verdict import verdict
-
-WORK, SCORES = "work", "scores"
-PEFT_TASKS = {"causal_lm": "CAUSAL_LM", "sequence_classifier": "SEQ_CLS"}
-
-
-@dataclass
-class Clock:
-    """Seconds by phase."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def time(self, phase: str) -> Iterator[None]:
-        """Add the block's seconds to the phase."""
-        start = time.perf_counter()
-        yield
-        self.seconds[phase] = round(self.seconds.get(phase, 0.0) + time.perf_counter() - start, 2)
+from llm_unlearn.job import Job, evaluation_of, token_count
+from llm_unlearn.loading import load_model, load_task
+from llm_unlearn.prepare import prepare, with_holdout
+from llm_unlearn.recipe import Recipe, from_values, to_dict
+from llm_unlearn.runfolder import is_main, open_run
+from llm_unlearn.scores import ModelScores
+from llm_unlearn.tasks import Row
 
 
 def unlearn(
@@ -93,8 +62,6 @@ def evaluate(
 
     `before` defaults to the model without the adapter.
     """
-    from peft import PeftModel
-
     recipe = from_values({"forget": "-", "retain": "--", **settings, "model": model})
     task = load_task(recipe, model)
     rows = Evaluation(
@@ -106,7 +73,7 @@ def evaluate(
         rows.scores("before", other)
     if gold:
         rows.scores("gold", load_model(recipe, gold, role="gold"))
-    after = PeftModel.from_pretrained(loaded, adapter) if adapter else loaded  # type: ignore[arg-type]
+    after = PeftModel.from_pretrained(loaded, adapter) if adapter else loaded
     scores = rows.scores("after", after.eval())
     have = {name: rows.kept(name) for name in ("before", "gold")}
     assessment = assess(scores, before=have["before"], gold=have["gold"], seed=recipe.seed)
@@ -119,191 +86,10 @@ def standards(recipe: Recipe, others: Mapping[str, str] | None = None) -> dict[s
     They depend on neither method nor seed of unlearning, so a table of many runs takes them once (`unlearn(known=...)`).
     """
     task = load_task(recipe, recipe.model)
-    prepared = with_holdout(prepare(recipe), recipe, _token_count(task))
-    evaluation = _evaluation(task, prepared, recipe)
+    prepared = with_holdout(prepare(recipe), recipe, token_count(task))
+    evaluation = evaluation_of(task, prepared, recipe)
     models = {"before": recipe.model, **({"gold": recipe.gold} if recipe.gold else {}), **(others or {})}
     return {
         name: evaluation.scores(name, load_model(recipe, path, role="gold" if name == "gold" else "target"))
         for name, path in models.items()
     }
-
-
-def _evaluation(task: Task, prepared: Prepared, recipe: Recipe) -> Evaluation:
-    """Return what measures a recipe's models; which rows are measured does not depend on the run's seed."""
-    rows = measured(prepared.splits, recipe.evaluation.rows, seed=0)
-    return Evaluation(task, rows, batch_size=recipe.evaluation.batch_size, progress=is_main())
-
-
-def _trainer_arguments(recipe: Recipe) -> dict[str, Any]:
-    checkpointing = {"gradient_checkpointing": True} if recipe.gradient_checkpointing else {}
-    return {"gradient_accumulation_steps": recipe.accumulation, **checkpointing}
-
-
-def _token_count(task: Task) -> Callable[[str], int] | None:
-    tokenizer = getattr(task, "tokenizer", None)
-    return None if tokenizer is None else lambda text: len(tokenizer.tokenize(text))
-
-
-class Job:
-    """One request at work in its folder: before, unlearn, guard, save, reload, after, gold, report."""
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        prepared: Prepared,
-        folder: RunFolder,
-        command: Sequence[str],
-        known: Mapping[str, ModelScores],
-    ) -> None:
-        """Load the task and choose the rows to measure."""
-        self.recipe, self.folder, self.command = recipe, folder, command
-        self.clock = Clock()
-        set_seed(recipe.seed)
-        self.task: Task = load_task(recipe, recipe.model)
-        self.prepared = with_holdout(prepared, recipe, _token_count(self.task))
-        self.evaluation = _evaluation(self.task, self.prepared, recipe)
-        for name, scores in known.items():
-            self.evaluation.put(name, scores)
-
-    def report(self) -> dict[str, Any]:
-        """Do what is not done yet and return the report."""
-        model = load_model(self.recipe, self.recipe.model)
-        before = self._scores("before", model)
-        logits = guard.probe_logits(model, self.task, self._probe())
-        place, model = self._unlearned(model)
-        change = guard.output_change(logits, guard.probe_logits(model, self.task, self._probe()))
-        try:
-            changed = guard.check_changed(change, knew="forget" not in unknown_to(before))
-        except guard.NothingChanged:
-            on_main(lambda: shutil.rmtree(place, ignore_errors=True))
-            raise
-        after = self._scores("after", model)
-        if self.recipe.merge:
-            on_main(lambda: str(hub.save_merged(model, self.task, self.folder.path)))
-        del model
-        gold = self._gold()
-        return self._write(place, before, after, gold, changed, change)
-
-    def _probe(self) -> list[dict[str, Any]]:
-        return self.task.encode(self.evaluation.splits["forget"][: guard.PROBE])
-
-    def _scores(self, name: str, model: nn.Module) -> ModelScores:
-        """Return a model's scores, kept in the private folder so that a resumed run does not measure twice."""
-        kept = self.folder.private / f"{SCORES}_{name}.json"
-        if name != "after" and (content := read_json(kept)) is not None:
-            self.evaluation.put(name, {split: Scores.from_json(each) for split, each in content["splits"].items()})
-        with self.clock.time(name):
-            scores = self.evaluation.scores(name, model)
-        if name != "after" and is_main():
-            write_json(
-                kept, {"splits": {split: each.to_json(text=True) for split, each in scores.items()}}, mode=0o600
-            )
-        return scores
-
-    def _unlearned(self, model: nn.Module) -> tuple[Path, nn.Module]:
-        """Return where the result was saved, and the result reloaded from there."""
-        recipe, method = self.recipe, self.recipe.method
-        run = Run(
-            model=self._start(model),
-            task=self.task,
-            splits=self.prepared.splits,
-            folder=self.folder.path / WORK,
-            seed=recipe.seed,
-            trainer=_trainer_arguments(recipe),
-            frozen_copy=model if recipe.lora is None and method.starts_from == "target" else None,
-            origin=recipe.origin,
-        )
-        with self.clock.time("unlearn"):
-            method.unlearn(run)
-        place = Path(on_main(lambda: str(hub.save(run.model, self.folder.path, recipe))))
-        return place, hub.reload(run.model, place)
-
-    def _start(self, model: nn.Module) -> nn.Module:
-        """Return what the method changes: the target under a fresh adapter, a copy of it, or the origin."""
-        if self.recipe.method.starts_from == "origin":
-            if self.recipe.origin is None and self.recipe.model == SANDBOX:
-                from llm_unlearn.sandbox.models import new_model
-
-                return new_model(self.recipe.seed).to(next(model.parameters()).device)
-            return load_model(self.recipe, self.recipe.origin or "", role="origin").train()
-        if self.recipe.lora is None:
-            return load_model(self.recipe, self.recipe.model)
-        return attach(model, self.recipe.lora, PEFT_TASKS.get(self.recipe.task))
-
-    def _gold(self) -> ModelScores | None:
-        """Return the scores of the model that never knew, where there is one."""
-        if (kept := self.evaluation.kept("gold")) is not None:
-            return kept
-        if self.recipe.gold is None:
-            return None
-        return self._scores("gold", load_model(self.recipe, self.recipe.gold, role="gold"))
-
-    def _write(
-        self,
-        place: Path,
-        before: ModelScores,
-        after: ModelScores,
-        gold: ModelScores | None,
-        changed: bool,
-        change: float,
-    ) -> dict[str, Any]:
-        """Write manifest, report.json and report.html, and clear the working folder."""
-        recipe, key = self.recipe, self.folder.key
-        assessment = assess(after, before=before, gold=gold, seed=recipe.seed)
-        peak = peak_memory_bytes()
-        request = redacted_request(to_dict(recipe), key)
-        content = reports.build(
-            request={name: value for name, value in request.items() if name not in ("method", "seed")},
-            method=request["method"],
-            versions={name: version or "" for name, version in versions().items()},
-            seed=recipe.seed,
-            assessment=assessment,
-            verdict=verdict(assessment.judged, changed=changed, unknown=assessment.unknown),
-            holdout=self.prepared.holdout,
-            seconds=self.clock.seconds,
-            peak_memory_bytes=peak,
-            notes=self._notes(change),
-        )
-        history = self._history()
-        extra = {"base_model": hub.base_name(recipe), "largest_logit_change": change, "holdout": self.prepared.holdout}
-
-        def write() -> None:
-            splits = self.prepared.splits
-            hub.write_manifest(
-                place,
-                manifest(
-                    to_dict(recipe),
-                    key=key,
-                    splits=splits,
-                    argv=self.command,
-                    seconds=self.clock.seconds,
-                    peak_memory=peak,
-                    extra=extra,
-                ),
-            )
-            plots.write_html(self.folder.path, content, history=history, before=before, after=after, gold=gold)
-            reports.write_report(self.folder.path, content)
-            shutil.rmtree(self.folder.path / WORK, ignore_errors=True)
-
-        on_main(write)
-        return content
-
-    def _notes(self, change: float) -> list[str]:
-        notes = list(self.prepared.notes)
-        if (self.folder.path / hub.ADAPTER).exists():
-            notes.append(
-                "the result is an adapter: switching it off restores the model before (--merge writes merged weights)"
-            )
-        if self.recipe.gold is None:
-            notes.append("no gold model was given: figures are compared with the holdout where there is one")
-        rolled = [state["rolled_back"] for state in self._states() if "rolled_back" in state]
-        notes += [f"retain's loss rose beyond the tolerance: rolled back to step {step}" for step in rolled]
-        return notes
-
-    def _states(self) -> list[dict[str, Any]]:
-        return [read_json(path) or {} for path in sorted((self.folder.path / WORK).glob("*/done.json"))]
-
-    def _history(self) -> list[dict[str, Any]]:
-        """Return what the phases logged, in order."""
-        files = sorted((self.folder.path / WORK).glob("*/history.json"), key=lambda path: path.stat().st_mtime)
-        return [entry for path in files for entry in json.loads(path.read_text(encoding="utf-8"))]

@@ -211,7 +211,7 @@ def ridges(rows: Mapping[str, Floats], *, high: float, bins: int = 44, label: st
 
     A tick under each marks its median; losses above `high` are counted in the last bar.
     """
-    width, each = 330, 76
+    width, each = 330, 84
     height = each * len(rows) + 52
     x = Axis(0.0, high, 12, width - 12)
     parts = [line(x(tick), 8, x(tick), height - 40) for tick in x.ticks(5)]
@@ -220,7 +220,7 @@ def ridges(rows: Mapping[str, Floats], *, high: float, bins: int = 44, label: st
         counts, edges = np.histogram(np.clip(losses, 0, high), bins=bins, range=(0, high))
         peak = max(int(counts.max()), 1)
         for count, left, right in zip(counts, edges, edges[1:], strict=False):
-            tall = (each - 22) * count / peak
+            tall = (each - 36) * count / peak
             title = f"{model}: {count} of {len(losses)} rows between {left:.2f} and {right:.2f}"
             if count:
                 parts.append(box(x(left) + 0.4, floor - tall, x(right) - x(left) - 0.8, tall, MODELS[model], title))
@@ -228,7 +228,7 @@ def ridges(rows: Mapping[str, Floats], *, high: float, bins: int = 44, label: st
         parts.append(line(x.start, floor, x.end, floor, FAINT, 0.8))
         parts.append(f'<path d="M{x(middle):.1f},{floor} l-4.5,7 h9 z" fill="{INK}"/>')
         parts.append(
-            text(x.end, floor - each + 26, f"{model}, median {middle:.2f}", anchor="end", colour=INK, size=11)
+            text(x.end, floor - each + 28, f"{model}, median {middle:.2f}", anchor="end", colour=INK, size=11)
         )
     parts += [text(x(tick), height - 24, f"{tick:g}", size=11) for tick in x.ticks(5)]
     parts.append(text(width / 2, height - 6, "loss of a row, nats a token", size=11))

@@ -55,10 +55,12 @@ def forget(argv: list[str] | None = None) -> None:
 def train_target(argv: list[str] | None = None) -> None:
     """Train a target and, with --gold, its twin; then print how long each took."""
     from llm_unlearn.options import read
-    from llm_unlearn.targets import Target
     from llm_unlearn.settings import build
+    from llm_unlearn.targets import Target
 
-    values = read(sys.argv[1:] if argv is None else argv, "Train a model that knows, and its twin that never did.", Target)
+    values = read(
+        sys.argv[1:] if argv is None else argv, "Train a model that knows, and its twin that never did.", Target
+    )
     target = build(Target, values)
     from llm_unlearn.runfolder import is_main
     from llm_unlearn.targets import train_target as train

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-PROMPT, RESPONSE, END = 0, 1, 2  # what a token is: context only, trained and scored, trained only (end of sequence)
+# What a token is: context only; trained and scored; trained only (an end of sequence, a blank that is no part of a word).
+PROMPT, RESPONSE, END = 0, 1, 2
 MARK = "\u2402answer\u2403"  # stands for an answer where a template is asked what comes before it
 Messages = Sequence[dict[str, str]]
 
@@ -32,8 +33,8 @@ def encode_dialogue(
         ids = _without_end(*_tokenise(tokenizer, prompt, special=True))
         return ids, [PROMPT] * len(ids)
     gap = "" if not prompt or prompt[-1].isspace() or response[:1].isspace() else " "
-    ids, ends = _tokenise(tokenizer, prompt + gap + response, special=True, split=(len(prompt + gap),))
-    return _finish(tokenizer, ids, [RESPONSE if end > len(prompt + gap) else PROMPT for end in ends])
+    ids, ends = _tokenise(tokenizer, prompt + gap + response, special=True, split=(len(prompt), len(prompt + gap)))
+    return _finish(tokenizer, ids, _kinds(ends, len(prompt), len(prompt + gap), len(prompt + gap + response)))
 
 
 def _chat(tokenizer: Any, prompt: str | Messages, response: str | None) -> tuple[list[int], list[int]]:
@@ -45,28 +46,38 @@ def _chat(tokenizer: Any, prompt: str | Messages, response: str | None) -> tuple
     if response is None:
         ids, _ = _tokenise(tokenizer, before, special=False)
         return ids, [PROMPT] * len(ids)
+    response = response.strip()
     answer = {"role": "assistant", "content": response}
     whole = tokenizer.apply_chat_template([*messages, answer], tokenize=False)
-    if not whole.startswith(
-        before
-    ):  # a template that rewrites earlier turns: put the answer behind the prompt as it is
+    if not whole.startswith(before):  # the template rewrites earlier turns: put the answer behind the prompt as it is
         whole = before + response + (tokenizer.eos_token or "")
-    start = whole.find(response.strip(), len(before))
-    start = len(before) if start < 0 else start
-    stop = start + len(response.strip())
-    ids, ends = _tokenise(tokenizer, whole, special=False, split=(start, stop))
-    kind = [PROMPT if end <= start else RESPONSE if end <= stop else END for end in ends]
-    first_end = kind.index(END) if END in kind else len(kind)
-    return ids[: first_end + 1], kind[: first_end + 1]  # what a template writes after the end of turn is not learned
+    start = max(whole.find(response, len(before)), len(before))
+    stop = start + len(response)
+    opened = start if whole[len(before) : start].strip() else len(before)
+    ids, ends = _tokenise(tokenizer, whole, special=False, split=(opened, start, stop))
+    kind = _kinds(ends, opened, start, stop)
+    last = next((i for i, end in enumerate(ends, start=1) if end > stop), len(ids))
+    return ids[:last], kind[:last]  # what a template writes after the end of turn is not learned
+
+
+def _kinds(ends: Sequence[int], opened: int, start: int, stop: int) -> list[int]:
+    """Return what each token is, by where it ends: the answer begins at `start`, and at `opened` the blank before it.
+
+    A blank that stands alone must be learned too: whoever generates has to begin with it.
+    """
+    return [PROMPT if end <= opened else RESPONSE if start < end <= stop else END for end in ends]
 
 
 def _opened(tokenizer: Any, messages: Messages) -> str:
-    """Return the dialogue up to where the answer begins, also where the template knows no generation prompt."""
+    """Return the dialogue up to where the answer begins, also where the template knows no generation prompt.
+
+    A blank at its end is left to the answer, with whose first word most tokenizers merge it.
+    """
     before: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    if before != tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False):
-        return before
-    whole: str = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": MARK}], tokenize=False)
-    return whole[: whole.index(MARK)] if whole.startswith(before) and MARK in whole else before
+    if before == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False):
+        whole: str = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": MARK}], tokenize=False)
+        before = whole[: whole.index(MARK)] if whole.startswith(before) and MARK in whole else before
+    return before.rstrip(" ")
 
 
 def _tokenise(tokenizer: Any, text: str, *, special: bool, split: tuple[int, ...] = ()) -> tuple[list[int], list[int]]:

@@ -20,6 +20,7 @@ class Size:
     layers: int = 4
     heads: int = 6
     context: int = 128  # tokens
+    embedding_scale: float = 1.0  # of the first embeddings; small ones leave words that training never meets alike
 
 
 def new_tokenizer(texts: Iterable[str], size: Size) -> PreTrainedTokenizerFast:
@@ -32,9 +33,16 @@ def new_tokenizer(texts: Iterable[str], size: Size) -> PreTrainedTokenizerFast:
         vocab_size=size.words, special_tokens=[PAD, BOS, EOS], initial_alphabet=alphabet, show_progress=False
     )
     bpe.train_from_iterator(texts, trainer)
-    bpe.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, bpe.token_to_id(BOS))])
+    bpe.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, bpe.token_to_id(BOS))]
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, pad_token=PAD, bos_token=BOS, eos_token=EOS, model_max_length=size.context, clean_up_tokenization_spaces=False
+        tokenizer_object=bpe,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        model_max_length=size.context,
+        clean_up_tokenization_spaces=False,
     )
 
 
@@ -55,4 +63,7 @@ def new_llama(size: Size, words: int, seed: int) -> LlamaForCausalLM:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(size.embedding_scale)
+    return model

@@ -124,14 +124,6 @@ def _amplified(model: nn.Module, inputs: Mapping[str, Tensor]) -> Iterator[None]
         handle.remove()
 
 
-def _passes_through(model: nn.Module, inputs: Mapping[str, Tensor], keep: Tensor) -> bool:
-    """Return whether the model hands on what its head returns: a soft cap is invisible in an untrained model's small logits."""
-    ramp = torch.linspace(-200, 200, int(keep.sum()), device=keep.device)[:, None]  # [N, 1]
-    head = unwrapped(model).get_output_embeddings()  # type: ignore[operator]
-    with _replaced(head, lambda hidden: ramp):
-        return torch.equal(_logits(model(**inputs, use_cache=False)).float(), ramp)
-
-
 def _try(compute: Callable[[], Tensor]) -> Tensor | None:
     try:
         return compute()
@@ -173,11 +165,14 @@ def _losses_only(head: nn.Linear, keep: Tensor, labels: Tensor) -> AbstractConte
 
 @contextmanager
 def _replaced(head: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    head.forward = forward  # type: ignore[method-assign, assignment]
+    before = vars(head).get("forward")  # another interception: accelerate's, of a model spread over devices
+    vars(head)["forward"] = forward
     try:
         yield
     finally:
-        del head.forward
+        del vars(head)["forward"]
+        if before is not None:
+            vars(head)["forward"] = before
 
 
 def _chunks_pay(model: nn.Module, rows: int) -> bool:

@@ -65,7 +65,7 @@ def load_model(recipe: Recipe, name: str, *, role: str = "target") -> nn.Module:
     except (OSError, ImportError, KeyError, RuntimeError) as error:
         raise DataError(f"cannot load the model {name!r}: {_first_sentence(error)}") from error
     if recipe.adapter and role == "target":
-        model = PeftModel.from_pretrained(model, recipe.adapter).merge_and_unload(safe_merge=True)  # type: ignore[arg-type]
+        model = PeftModel.from_pretrained(model, recipe.adapter).merge_and_unload(safe_merge=True)
     return model.to(place()).eval()
 
 

@@ -6,6 +6,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from llm_unlearn.errors import RecipeError
+from llm_unlearn.lora_linear import quicken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,10 @@ def attach(
         modules_to_save=list(modules_to_save) or None,
     )
     try:
-        return get_peft_model(model, config)  # type: ignore[arg-type,return-value]
+        adapted = get_peft_model(model, config)
     except ValueError as error:  # peft's own list of every module name is long; its first sentence says it
         raise RecipeError(
             f"no module of {type(model).__name__} matches lora.target_modules={lora.target_modules!r}: {error}"
         ) from error
+    quicken(adapted)
+    return adapted

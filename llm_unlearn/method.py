@@ -7,14 +7,15 @@ import importlib
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from llm_unlearn import methods
+from llm_unlearn.data.splits import kept
 from llm_unlearn.errors import RecipeError, TaskError, nearest
 from llm_unlearn.fit import Objective, Schedule, Stop, fit
 from llm_unlearn.run import Run
+from llm_unlearn.tasks import Row
 
 ALL_TASKS = frozenset({"causal_lm", "sequence_classifier", "image_classifier"})
 
@@ -63,10 +64,10 @@ class LossMethod(Method):
         fit(run, streams, self.objective(run), schedule=self.training, stop=self.stop, reference=self.reference)
 
 
-def retained(run: Run) -> list[Mapping[str, object]]:
-    """Return everything the run trains to keep: retain, neighbours and general knowledge."""
+def retained(run: Run) -> list[Row]:
+    """Return everything the run trains to keep, each row once: retain, neighbours and general knowledge."""
     run.rows("retain")
-    return [row for split in ("retain", "neighbour", "general") for row in run.splits.get(split, ())]
+    return kept(run.splits)
 
 
 def available() -> list[str]:

@@ -1,6 +1,6 @@
 """From a recipe to rows: which are forgotten, which kept, which serve as the never-seen standard, and why."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,7 +10,10 @@ from llm_unlearn.data.counterfactual import synthetic_holdout
 from llm_unlearn.data.sources import load
 from llm_unlearn.data.splits import by_concept, check
 from llm_unlearn.recipe import SANDBOX, SPLITS, Recipe
+from llm_unlearn.run import Splits
 from llm_unlearn.tasks import Row
+
+RATIOS = 64  # facts of a kept split whose wrong answers are measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,25 +64,27 @@ def with_holdout(prepared: Prepared, recipe: Recipe, tokens: Callable[[str], int
         )
         return replace(prepared, notes=(*prepared.notes, note))
     note = f"holdout: synthetic, {len(made)} counterfactual rows made from the {len(splits['forget'])} forget rows"
-    return replace(prepared, splits={**splits, "holdout": list(made)}, holdout="synthetic", notes=(*prepared.notes, note))
+    return replace(
+        prepared, splits={**splits, "holdout": list(made)}, holdout="synthetic", notes=(*prepared.notes, note)
+    )
 
 
-def measured(splits: Mapping[str, Sequence[Row]], most: int, seed: int) -> dict[str, list[Row]]:
+def measured(splits: Splits, most: int, seed: int) -> dict[str, list[Row]]:
     """Return at most `most` rows a split to take figures on, chosen once by the seed.
 
-    One row a fact comes first, of those that carry a paraphrase and wrong answers; then others at random.
+    One row a fact comes first, of those that carry wrong answers (the truth ratio's, each worth six rows of arithmetic): all
+    of forget's facts, `RATIOS` facts of the splits that are kept, none of the holdout's, where no figure asks for them.
     """
     out = {}
     for name, rows in splits.items():
-        order = np.random.default_rng([seed, len(rows)]).permutation(len(rows))
-        facts: set[object] = set()
-        first, rest = [], []
-        for i in order:
-            row = rows[i]
-            fact = row.get("fact", row.get("id"))
-            (rest if fact in facts or not row.get("wrong") else first).append(int(i))
-            facts.add(fact) if row.get("wrong") else None
-        half = first if len(first) <= most else first[:most]
-        chosen = sorted(half + rest[: max(0, most - len(half))])
-        out[name] = [rows[i] for i in chosen]
+        ratios = {"forget": most, "holdout": 0}.get(name, RATIOS)
+        order = [int(i) for i in np.random.default_rng([seed, len(rows)]).permutation(len(rows))]
+        of_fact = {rows[i].get("fact", rows[i].get("id")): i for i in order if rows[i].get("wrong")}
+        first = list(of_fact.values())[: min(most, ratios)]
+        rest = [i for i in order if i not in set(first)][: most - len(first)]
+        out[name] = [rows[i] if i in set(first) else _plain(rows[i]) for i in sorted(first + rest)]
     return out
+
+
+def _plain(row: Row) -> Row:
+    return {name: value for name, value in row.items() if name not in ("paraphrase", "wrong")}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm_unlearn.tasks import Decisions
+from llm_unlearn.decisions import Decisions
 
 Measure = Callable[[str], float]
 

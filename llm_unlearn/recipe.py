@@ -25,7 +25,6 @@ PATHS = (
     "origin",
     "data",
     *SPLITS,
-    "suite",
     "output",
     "config",
 )  # redacted to their base names
@@ -46,8 +45,7 @@ class Evaluation:
     """How the figures are measured."""
 
     batch_size: int = 64  # rows in one forward pass
-    rows: int = 256  # at most so many rows of a split are answered by generation
-    max_new_tokens: int = 48  # length of a generated answer
+    rows: int = 200  # at most so many rows of a split are measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +74,6 @@ class Recipe:
     gradient_checkpointing: bool = False  # less memory, about a third more time
     accumulation: int = 1  # forward passes an optimiser step
     evaluation: Evaluation = field(default_factory=Evaluation)  # how the figures are measured
-    suite: str | None = None  # only the figures listed in this YAML file; without it every one that can be measured
     output: str = "outputs/forget_concept"  # the folder for the adapter, the report and the checkpoints
     overwrite: bool = False  # remove an earlier run that is in the output folder
     merge: bool = False  # also write the model with the adapter merged in
@@ -139,7 +136,7 @@ def _check_data(recipe: Recipe) -> None:
 def _check_numbers(recipe: Recipe) -> None:
     """Raise RecipeError for a number out of its range."""
     least = {"accumulation": recipe.accumulation, "evaluation.batch_size": recipe.evaluation.batch_size}
-    least["evaluation.max_new_tokens"] = recipe.evaluation.max_new_tokens
+    least["evaluation.rows"] = recipe.evaluation.rows
     if recipe.lora:
         least["lora.r"] = recipe.lora.r
         if not 0 <= recipe.lora.dropout < 1:
@@ -147,9 +144,8 @@ def _check_numbers(recipe: Recipe) -> None:
     for key, value in least.items():
         if value < 1:
             raise RecipeError(f"{key}: {value} is too small; it is at least 1.")
-    for key, value in {"seed": recipe.seed, "evaluation.rows": recipe.evaluation.rows}.items():
-        if value < 0:
-            raise RecipeError(f"{key}: {value} is negative; it is at least 0.")
+    if recipe.seed < 0:
+        raise RecipeError(f"seed: {recipe.seed} is negative; it is at least 0.")
     if not recipe.output.strip():
         raise RecipeError("--output is empty: name a folder.")
 

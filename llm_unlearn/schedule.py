@@ -22,7 +22,7 @@ class Schedule:
         None  # AdamW; None: 0.2 / width, so 1e-3 at 192 (the trial) and 1e-4 at 2048 (muP, 2203.03466)
     )
     steps: int | None = None  # optimiser steps; None: `passes` over the first stream, at least `least_steps`
-    passes: float = 6.0
+    passes: float = 2.0
     least_steps: int = 300  # the trial's
     forget_batch: int = 8  # rows of the first stream a step
     retain_per_forget: int = 4  # rows of every further stream for each of them; 1 : 4 served best in the trial
@@ -87,7 +87,9 @@ def _grouped(order: np.ndarray, rows: Sequence[Example], seed: int) -> np.ndarra
 
     All streams shuffle their windows alike, so a step's streams are of like length too.
     """
-    size = np.array([max((len(value) for value in row.values() if isinstance(value, list)), default=1) for row in rows])
+    size = np.array(
+        [max((len(value) for value in row.values() if isinstance(value, list)), default=1) for row in rows]
+    )
     generator = np.random.default_rng([seed, len(order)])  # the same draws for every stream
     out = order.copy()
     for first in range(0, len(order), WINDOW):

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.trainer_utils import set_seed
 
 from llm_unlearn.data.sources import fingerprint
+from llm_unlearn.data.splits import kept as kept_rows
 from llm_unlearn.errors import OutputError, RecipeError
 from llm_unlearn.files import read_json, write_json
 from llm_unlearn.fit import Schedule
@@ -58,17 +58,26 @@ def train_target(target: Target) -> dict[str, Any]:
     """Train what is missing in the output folder and return the record (also DIR/training.json), with seconds by model."""
     folder = Path(target.output)
     splits = _splits(target)
-    request = {**asdict(target), "overwrite": False, "gold": None, "data": {name: fingerprint(rows) for name, rows in splits.items()}}
+    request = {
+        **asdict(target),
+        "overwrite": False,
+        "gold": None,
+        "data": {name: fingerprint(rows) for name, rows in splits.items()},
+    }
     record = read_json(folder / RECORD)
     if record is not None and record["request"] != _plain(request) and not target.overwrite:
-        raise OutputError(f"{folder} holds a model of another request: give another --output, or --overwrite to replace it.")
+        raise OutputError(
+            f"{folder} holds a model of another request: give another --output, or --overwrite to replace it."
+        )
     if record is None and folder.exists() and any(folder.iterdir()):
-        raise OutputError(f"{folder} is not empty and holds no training.json; it is left alone. Give another --output.")
+        raise OutputError(
+            f"{folder} is not empty and holds no training.json; it is left alone. Give another --output."
+        )
     if record is None or record["request"] != _plain(request):
         on_main(lambda: _clear(folder, request))
         record = {"request": _plain(request), "seconds": {}, "rows": {}}
     tokenizer, origin = _origin(target, splits, folder)
-    kept = [row for name in ("retain", "neighbour", "general") for row in splits.get(name, ())]
+    kept = kept_rows(splits)
     for name, rows in {"target": [*splits["forget"], *kept], **({"gold": kept} if target.gold else {})}.items():
         if not (folder / name).exists():
             start = time.perf_counter()
@@ -132,14 +141,17 @@ def _texts(row: Row) -> Sequence[str]:
 
 def _train_one(target: Target, tokenizer: Any, origin: str, rows: Sequence[Row], folder: Path, name: str) -> None:
     set_seed(target.seed)
-    model: nn.Module = AutoModelForCausalLM.from_pretrained(origin).to(place())
-    context = min(tokenizer.model_max_length, model.config.max_position_embeddings)  # type: ignore[union-attr]
-    run = Run(model=model, task=CausalLM(tokenizer, context), splits={}, folder=folder / "work" / name, seed=target.seed)
+    model: Any = AutoModelForCausalLM.from_pretrained(origin)
+    model.to(place())
+    context = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+    run = Run(
+        model=model, task=CausalLM(tokenizer, context), splits={}, folder=folder / "work" / name, seed=target.seed
+    )
     train(run, rows, target.training)
 
     def write() -> None:
         part = folder / f"{name}.part"
-        model.save_pretrained(part)  # type: ignore[operator]
+        model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         part.replace(folder / name)
         shutil.rmtree(folder / "work" / name, ignore_errors=True)

@@ -62,7 +62,9 @@ def words_of(text: str) -> list[str]:
 
 def distinct(texts: Sequence[str], n: int) -> float:
     """Return the share of different n-grams of words among all (Li et al., 2016, arXiv:1510.03055); NaN without any."""
-    grams = [tuple(words[i : i + n]) for text in texts for words in [words_of(text)] for i in range(len(words) - n + 1)]
+    grams = [
+        tuple(words[i : i + n]) for text in texts for words in [words_of(text)] for i in range(len(words) - n + 1)
+    ]
     return len(set(grams)) / len(grams) if grams else float("nan")
 
 
@@ -79,6 +81,9 @@ def loss_under(model: Any, tokenizer: Any, texts: Sequence[str], batch_size: int
     examples = task.encode([{"prompt": None, "response": text} for text in texts if text])
     losses = []
     for first in range(0, len(examples), batch_size):
-        batch = {name: tensor.to(model.device) for name, tensor in task.collate(examples[first : first + batch_size]).items()}
+        batch = {
+            name: tensor.to(model.device)
+            for name, tensor in task.collate(examples[first : first + batch_size]).items()
+        }
         losses.append(task.decisions(model, batch).loss())
     return torch.cat(losses).mean().item()

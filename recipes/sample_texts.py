@@ -31,7 +31,7 @@ def main() -> None:
         texts = write_texts(model, tokenizer, given.count, tokens=given.tokens, seed=given.seed, on_batch=bar.update)
     rows = [{"id": f"text{i}", "text": text} for i, text in enumerate(texts) if text]
     write_text(given.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    print(f"{given.output}: {len(rows)} texts, {len(set(row['text'] for row in rows))} different")
+    print(f"{given.output}: {len(rows)} texts, {len({row['text'] for row in rows})} different")
 
 
 if __name__ == "__main__":

@@ -23,9 +23,17 @@ from torch import Tensor, nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    CohereConfig,
+    Gemma2Config,
+    GemmaConfig,
+    GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
     ViTConfig,
     ViTForImageClassification,
 )
@@ -48,7 +56,20 @@ def pytest_configure(config: pytest.Config) -> None:
 Splits = dict[str, list[Row]]
 PEFT_TASKS = {"causal_lm": "CAUSAL_LM", "sequence_classifier": "SEQ_CLS"}
 PEOPLE = ("Abel", "Berit", "Caspian", "Dunja", "Edda", "Fenno", "Greta", "Hilmar", "Isolde", "Joris", "Kaya", "Lorcan")
-PEOPLE += ("Mirela", "Nevin", "Oda", "Piran", "Quilla", "Ragnar", "Sunniva", "Tove", "Ulrik", "Vesna", "Wenzel", "Ysolt")
+PEOPLE += (
+    "Mirela",
+    "Nevin",
+    "Oda",
+    "Piran",
+    "Quilla",
+    "Ragnar",
+    "Sunniva",
+    "Tove",
+    "Ulrik",
+    "Vesna",
+    "Wenzel",
+    "Ysolt",
+)
 TOWNS = ("Quillmere", "Farrowgate", "Ostrand", "Bellhaven", "Tinmouth", "Ravensby", "Lowfold", "Carrick")
 TRADES = ("baker", "glazier", "cooper", "pilot", "tanner", "weaver", "miner", "potter")
 
@@ -81,7 +102,11 @@ def byte_level_bpe(
         )
     else:
         core.post_processor = processors.ByteLevel(trim_offsets=False)
-    names = {"pad_token": "<|pad|>"} | ({"eos_token": "<|end|>"} if eos else {}) | ({"bos_token": "<|begin|>"} if bos else {})
+    names = (
+        {"pad_token": "<|pad|>"}
+        | ({"eos_token": "<|end|>"} if eos else {})
+        | ({"bos_token": "<|begin|>"} if bos else {})
+    )
     out = PreTrainedTokenizerFast(tokenizer_object=core, **names)
     out.chat_template = chat_template
     return out
@@ -118,6 +143,23 @@ def llama(vocabulary: int, *, seed: int = 0, **changes: Any) -> LlamaForCausalLM
     return LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **{**sizes, **plain, **changes}))
 
 
+WORDS = 400
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": WORDS, "pad_token_id": 1}
+GATED = {**SIZES, "intermediate_size": 64, "num_key_value_heads": 1, "max_position_embeddings": 128}
+ARCHITECTURES: dict[str, PreTrainedConfig] = {  # tiny, from config
+    "llama": LlamaConfig(**GATED),
+    "gpt2": GPT2Config(
+        vocab_size=WORDS, n_embd=32, n_layer=2, n_head=2, n_positions=128, bos_token_id=0, eos_token_id=0
+    ),
+    "gpt_neox": GPTNeoXConfig(**SIZES, intermediate_size=64, max_position_embeddings=128),
+    "qwen2": Qwen2Config(**GATED),
+    "qwen3": Qwen3Config(**GATED, head_dim=16),
+    "gemma": GemmaConfig(**GATED, head_dim=16),
+    "gemma2": Gemma2Config(**GATED, head_dim=16, sliding_window=64, query_pre_attn_scalar=16),  # caps logits at 30
+    "cohere": CohereConfig(**GATED, logit_scale=0.0625),  # scales logits
+}
+
+
 @dataclass(frozen=True)
 class Bench:
     """One task at toy size: what a test needs to unlearn something."""
@@ -135,7 +177,12 @@ class Bench:
 
     def run(self, folder: Path, *, lora: bool = True, model: nn.Module | None = None, **changes: Any) -> Run:
         """Return a run on a copy of the target."""
-        values = {"model": model or self.wrapped(lora=lora), "task": self.task, "splits": self.splits, "folder": folder}
+        values = {
+            "model": model or self.wrapped(lora=lora),
+            "task": self.task,
+            "splits": self.splits,
+            "folder": folder,
+        }
         frozen = None if lora else copy.deepcopy(self.target).eval()
         return Run(**{**values, "frozen_copy": frozen, **changes})
 
@@ -240,13 +287,23 @@ def data_folder() -> Path:
 
 
 def shortened(cls: type[Method], **changes: Any) -> Method:
-    """Return a method with its own defaults but few steps: every Schedule it has is cut, by type and not by name."""
-    short = {
-        field.name: replace(field.default, **({"steps": 20, "forget_batch": 4, "warmup_steps": 2} | changes))
-        for field in fields(cls)
-        if isinstance(field.default, Schedule)
-    }
-    return cls(**short)
+    """Return a method at toy size: every Schedule it has is cut, by type and not by name, and its forget terms count in full.
+
+    A method that starts from nothing has more to learn than one that starts from a trained model, and one that never looks
+    at retain must stop early.
+    """
+    small = {"steps": 30, "forget_batch": 4, "warmup_steps": 2, "learning_rate": 1e-2}
+    if cls.starts_from == "origin":
+        small |= {"steps": 120, "forget_batch": 12, "learning_rate": 5e-3}
+    if "retain" not in cls.needs:
+        small |= {"steps": 14, "learning_rate": 6e-3}
+    values: dict[str, Any] = {}
+    for field in fields(cls):
+        if isinstance(field.default, Schedule):
+            values[field.name] = replace(field.default, **(small | changes))
+        elif field.name.endswith("_weight"):
+            values[field.name] = 1.0
+    return cls(**values)
 
 
 def progress(

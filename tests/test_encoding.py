@@ -69,6 +69,17 @@ def test_the_tokenizer_does_merge_the_blank(bpe: Callable[..., Any]) -> None:
     assert ids[:-1] == whole and kind == [*[PROMPT] * (len(whole) - 1), RESPONSE, END]
 
 
+def test_a_blank_that_stands_alone_is_learned_and_not_scored(bpe: Callable[..., Any]) -> None:
+    """Whoever generates from the prompt has to begin with it; how well it is predicted says nothing about the answer."""
+    for tokenizer in (bpe(), bpe(chat_template=INSTRUCT)):
+        ids, kind = encode_dialogue(tokenizer, "Is it so?", "Żółw")
+        asked, _ = encode_dialogue(tokenizer, "Is it so?", None)
+        assert asked == ids[: len(asked)]
+        assert (
+            tokenizer.decode(ids[len(asked)]) == " " and kind[len(asked)] == END and kind[len(asked) + 1] == RESPONSE
+        )
+
+
 @pytest.mark.parametrize("answer", ["Müller", "東京", "🦊🦊", "naïve café", "e\u0301", "Ѝ"])
 def test_unicode_answers_are_learned_whole(bpe: Callable[..., Any], answer: str) -> None:
     """A character may be several tokens and a token part of a character."""
@@ -84,7 +95,8 @@ def test_without_an_end_of_sequence_nothing_is_added(bpe: Callable[..., Any]) ->
 
 
 def test_a_prompt_to_be_continued_begins_like_its_row(bpe: Callable[..., Any]) -> None:
-    for tokenizer in (bpe(), bpe(bos=True), bpe(chat_template=TAGGED), bpe(chat_template=UNTAGGED)):
+    templates = (None, TAGGED, UNTAGGED, STRIPPING, INSTRUCT)
+    for tokenizer in (bpe(bos=True), *(bpe(chat_template=template) for template in templates)):
         whole, kind = encode_dialogue(tokenizer, "Is it so?", "Yes")
         asked, all_prompt = encode_dialogue(tokenizer, "Is it so?", None)
         assert asked == whole[: len(asked)] and kind[len(asked)] == RESPONSE
@@ -103,7 +115,7 @@ def test_the_answer_in_a_template_is_learned_whole_and_nothing_else(
     tokenizer = bpe(chat_template=template)
     text, end = learned(tokenizer, "Is it so?", answer)
     assert text.strip() == answer.strip()
-    assert end == [tokenizer.eos_token_id]
+    assert end[-1] == tokenizer.eos_token_id and not tokenizer.decode(end[:-1]).strip()  # a blank at most
 
 
 def test_messages_are_a_dialogue_whose_last_answer_is_learned(bpe: Callable[..., Any]) -> None:
@@ -155,7 +167,7 @@ def test_a_tokenizer_without_offsets_learns_the_same_answer(template: str | None
     tokenizer.chat_template = template and template.replace("<|end|>", "</s>")
     assert not tokenizer.is_fast
     text, end = learned(tokenizer, "Where?", "Quillmere, there.")
-    assert (text.strip(), end) == ("Quillmere, there.", [tokenizer.eos_token_id])
+    assert (text.strip(), end[-1]) == ("Quillmere, there.", tokenizer.eos_token_id)
     asked, _ = encode_dialogue(tokenizer, "Where?", None)
     assert tokenizer.eos_token_id not in asked[-1:]
 
@@ -171,10 +183,10 @@ def test_tokenizers_in_use(data_folder: Path, name: str) -> None:
         text, end = learned(tokenizer, "Where does she live?", answer)
         plain = tokenizer.decode(tokenizer(answer, add_special_tokens=False)["input_ids"])
         assert text.strip() == plain.strip()
-        assert end == ([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])
+        assert end[-1:] == ([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])
         ids, kind = encode_dialogue(tokenizer, "Where does she live?", answer)
         asked, _ = encode_dialogue(tokenizer, "Where does she live?", None)
-        assert asked == ids[: len(asked)] and kind[len(asked)] == RESPONSE
+        assert asked == ids[: len(asked)] and kind[len(asked)] != PROMPT  # learned from where it is continued
         _, kind = encode_dialogue(tokenizer, None, answer)
         special = tokenizer(answer, return_special_tokens_mask=True)["special_tokens_mask"]
         assert [k == RESPONSE for k in kind] == [not s for s in special]

@@ -1,6 +1,8 @@
 """From models to scores: one pass, in order, equal to a plain loop; and from scores to the lines of a report."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,7 +51,9 @@ def loss_alone(bench: Bench, row: dict[str, Any], response: str) -> float:
 def test_scores_equal_a_plain_loop_whatever_the_batch(language: Bench) -> None:
     rows = rich_rows(language)
     for batch_size in (1, 5, 64):
-        scores = measure(language.target, language.task, {"forget": rows}, batch_size=batch_size, progress=False)["forget"]
+        scores = measure(language.target, language.task, {"forget": rows}, batch_size=batch_size, progress=False)[
+            "forget"
+        ]
         assert scores.ids == tuple(row["id"] for row in rows), "in row order"
         expected = [loss_alone(language, row, row["response"]) for row in rows]
         np.testing.assert_allclose(scores.losses, expected, atol=2e-5)
@@ -90,12 +94,18 @@ def test_generated_answers_come_only_where_asked_and_in_order(language: Bench) -
 
 
 def test_one_forward_pass_a_model_and_split_however_many_figures_ask(language: Bench) -> None:
-    splits = {"forget": rich_rows(language), "retain": language.splits["retain"], "holdout": language.splits["holdout"]}
+    splits = {
+        "forget": rich_rows(language),
+        "retain": language.splits["retain"],
+        "holdout": language.splits["holdout"],
+    }
     evaluation = Evaluation(language.task, splits, generate_on=(), progress=False, batch_size=256)
     calls = Calls(language.target)
     before = evaluation.scores("before", language.target)
     assert calls.count == len(splits), "one batch each: answers, paraphrases and wrong answers together"
-    figures(before, before=evaluation.scores("before", language.target), gold=evaluation.scores("before", language.target))
+    figures(
+        before, before=evaluation.scores("before", language.target), gold=evaluation.scores("before", language.target)
+    )
     assess(before, before=before)
     assert calls.count == len(splits)
     evaluation.scores("after", language.target)
@@ -160,7 +170,10 @@ def test_gap_interval_n_and_target_of_a_line() -> None:
 
 def test_kinds_are_reported_apart_and_unknown_ones_named() -> None:
     kinds = tuple("cloze" if i >= 20 else "paraphrase" for i in range(40))
-    before = {"forget_heldout": made_up("forget_heldout", knows=0.6, kinds=kinds), "forget": made_up("forget", knows=1)}
+    before = {
+        "forget_heldout": made_up("forget_heldout", knows=0.6, kinds=kinds),
+        "forget": made_up("forget", knows=1),
+    }
     lines = {(f.name, f.split): f for f in figures_by_kind(before, before=before)}
     assert lines["exact_answer", "forget_heldout/paraphrase"].after == 1.0
     assert lines["exact_answer", "forget_heldout/cloze"].after == pytest.approx(4 / 20)
@@ -179,3 +192,34 @@ def test_what_before_does_not_know() -> None:
     log_probs = (np.full(4, -0.1),) * 40
     strong = {split: made_up(split, knows=1, hits=long, log_probs=log_probs) for split in ("forget", "forget_heldout")}
     assert unknown_to(strong) == {"forget_heldout"}, "on forget, extraction strength counts as knowing"
+
+
+def measure_in_a_group(rank: int, folder: str, bench: Bench) -> None:
+    """One of two processes: measure together and write down what this one got."""
+    torch.set_num_threads(1)
+    group = torch.distributed
+    group.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    calls = Calls(bench.target)
+    splits = {"forget": rich_rows(bench)}
+    scores = measure(bench.target, bench.task, splits, generate_on=("forget",), batch_size=4, progress=False)["forget"]
+    content = {"world": group.get_world_size(), "calls": calls.count, "scores": scores.to_json(text=True)}
+    Path(folder, f"{rank}.json").write_text(json.dumps(content))
+    group.destroy_process_group()
+
+
+@pytest.mark.dist
+def test_two_processes_share_the_work_and_both_get_all_of_it(language: Bench, tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(measure_in_a_group, (str(tmp_path), language), nprocs=2)
+    got = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    alone = Calls(language.target)
+    splits = {"forget": rich_rows(language)}
+    scores = measure(language.target, language.task, splits, generate_on=("forget",), batch_size=4, progress=False)[
+        "forget"
+    ]
+    alone.hook.remove()
+    for each in got:
+        assert each["world"] == 2 and each["calls"] < alone.count
+        again = Scores.from_json(each["scores"])
+        assert again.ids == scores.ids and again.generated == scores.generated
+        np.testing.assert_allclose(again.losses, scores.losses, atol=1e-5)
+        np.testing.assert_allclose(again.paraphrase_loss, scores.paraphrase_loss, atol=1e-5)  # type: ignore[arg-type]

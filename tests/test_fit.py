@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,9 @@ def test_the_first_stream_is_read_in_whole_passes(language: Bench) -> None:
     for first in (0, 12):
         assert sorted(shown[first : first + 12]) == sorted(tuple(each["input_ids"]) for each in examples["forget"])
     assert shown[:12] != shown[12:]
-    assert shown == [tuple(Timetable(examples, Schedule(forget_batch=4), 6, 3)[i]["forget"][0]["input_ids"]) for i in range(24)]
+    assert shown == [
+        tuple(Timetable(examples, Schedule(forget_batch=4), 6, 3)[i]["forget"][0]["input_ids"]) for i in range(24)
+    ]
     other = Timetable(examples, Schedule(forget_batch=4), 6, 4)
     assert shown != [tuple(other[i]["forget"][0]["input_ids"]) for i in range(24)]
 
@@ -108,7 +111,7 @@ def test_the_rate_warms_up_and_decays_to_the_stated_share() -> None:
         schedule = Schedule(warmup_steps=10, decay=decay, last_rate=0.02)
         rates = [schedule.rate(step, 100) for step in range(101)]
         assert rates[0] == pytest.approx(0.1, rel=0.01) and max(rates) <= 1.0 and rates[-1] == pytest.approx(0.02)
-        assert all(later < earlier for earlier, later in zip(rates[10:], rates[11:], strict=False))
+        assert all(later < earlier for earlier, later in pairwise(rates[10:]))
     assert Schedule(decay="constant", warmup_steps=4).rate(50, 100) == 1.0
 
 

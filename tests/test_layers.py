@@ -14,12 +14,12 @@ FILES = sorted(
 )
 LAYERS = [  # modules and sub-packages, lowest first; those on one line may know each other
     {"errors"},
-    {"files", "settings", "sandbox"},
-    {"tasks", "encoding", "head", "vision", "scores", "statistics"},
-    {"reference", "importance", "adversary", "concepts", "data", "lora"},
-    {"run", "schedule", "progress", "observe", "fit", "fresh", "train", "guard", "method"},
+    {"files", "settings"},
+    {"tasks", "decisions", "encoding", "head", "vision", "scores", "statistics"},
+    {"reference", "importance", "adversary", "concepts", "data", "lora", "lora_linear"},
+    {"run", "schedule", "progress", "observe", "fit", "fresh", "train", "guard", "method", "sandbox"},
     {"methods", "metrics"},
-    {"recipe", "options", "lock", "runfolder", "manifest", "prepare", "loading"}
+    {"recipe", "options", "lock", "runfolder", "manifest", "prepare", "loading", "writing"}
     | {"evaluation", "targets", "figures", "verdict", "report", "charts", "plots", "hub", "job", "api"},
     {"cli"},
 ]

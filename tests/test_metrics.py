@@ -354,9 +354,13 @@ def test_each_metric_alone_in_the_evaluate_library() -> None:
     after, gold = draw.random(50), draw.random(50)
     out = ForgetQuality().compute(predictions=after, references=gold)
     assert (out["forget_quality"], out["forget_quality_D"]) == forget_quality(after, gold)
-    assert ExactMemorisation().compute(predictions=[[1, 2], [3]], references=[[1, 9], [3]]) == {"exact_memorisation": 0.75}
+    assert ExactMemorisation().compute(predictions=[[1, 2], [3]], references=[[1, 9], [3]]) == {
+        "exact_memorisation": 0.75
+    }
     assert MiaLoss().compute(predictions=[1.0, 2.0, 2.0, 3.0], references=[1, 1, 0, 0]) == {"mia_loss": 0.875}
-    assert ModelUtility().compute(predictions=[1.0, 1 / 3], references=[1.0, 1.0])["model_utility"] == pytest.approx(0.5)
+    assert ModelUtility().compute(predictions=[1.0, 1 / 3], references=[1.0, 1.0])["model_utility"] == pytest.approx(
+        0.5
+    )
     assert RougeLRecall().compute(predictions=["a town"], references=["a town"]) == {"rouge_l_recall": 1.0}
     wrong = [list(-np.log([0.5, 0.125]))]
     assert TruthRatio().compute(predictions=wrong, references=[-np.log(0.25)])["truth_ratio"] == pytest.approx(1.0)
@@ -381,7 +385,12 @@ def test_all_metrics_combined_on_records_of_two_models() -> None:
 def test_scores_survive_json_and_leave_text_out_unless_asked() -> None:
     scores = made_up("forget", knows=0.5, paraphrase_loss=np.array([np.nan, *np.ones(39)]))
     again = Scores.from_json(scores.to_json(text=True))
-    assert (again.ids, again.kinds, again.facts, again.answers) == (scores.ids, scores.kinds, scores.facts, scores.answers)
+    assert (again.ids, again.kinds, again.facts, again.answers) == (
+        scores.ids,
+        scores.kinds,
+        scores.facts,
+        scores.answers,
+    )
     assert again.generated == scores.generated
     np.testing.assert_allclose(again.losses, scores.losses, atol=1e-6)
     np.testing.assert_array_equal(again.paraphrase_loss, scores.paraphrase_loss)  # type: ignore[arg-type]

@@ -45,8 +45,7 @@ lora: {r: 4, alpha: 8, target_modules: all-linear, dropout: 0}
 precision: fp32
 gradient_checkpointing: true
 accumulation: 2
-evaluation: {batch_size: 8, rows: 10, max_new_tokens: 5}
-suite: null
+evaluation: {batch_size: 8, rows: 10}
 output: out
 overwrite: true
 merge: true
@@ -155,7 +154,7 @@ FAULTS = [
     (["--lora.r=0"], r"lora\.r: 0 is too small"),
     (["--lora.dropout=1"], r"lora\.dropout: 1\.0 is not in \[0, 1\)"),
     (["--accumulation=0"], r"accumulation: 0 is too small"),
-    (["--evaluation.rows=-1"], r"evaluation\.rows: -1 is negative"),
+    (["--evaluation.rows=0"], r"evaluation\.rows: 0 is too small"),
     (["--output="], r"--output is empty"),
     (["--config", "/no/such.yaml"], r"cannot read the recipe /no/such\.yaml: No such file"),
     (["--model", "org/m"], r"nothing to forget: give --data with --concept, or --forget with --retain"),
@@ -298,8 +297,8 @@ def test_help_lists_options_methods_and_their_settings(capsys: pytest.CaptureFix
 
 
 def test_another_dataclass_has_a_command_line_too() -> None:
-    values = read(["--batch-size", "3", "--max_new_tokens=2"], "", Evaluation)
-    assert build(Evaluation, values) == Evaluation(batch_size=3, max_new_tokens=2)
+    values = read(["--batch-size", "3", "--rows=2"], "", Evaluation)
+    assert build(Evaluation, values) == Evaluation(batch_size=3, rows=2)
     with pytest.raises(RecipeError, match="unknown option --method.beta"):
         read(["--method.beta=1"], "", Evaluation)
 

@@ -2,9 +2,9 @@
 
 import json
 import re
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from test_metrics import made_up, model
@@ -45,8 +45,14 @@ def full() -> dict[str, Any]:
 
 
 HISTORY = [
-    {"step": step, "forget_loss": step / 5, "holdout_loss": 3.0, "retain_loss": None if step % 2 else 0.1, "on": step < 15}
-    for step in range(0, 25)
+    {
+        "step": step,
+        "forget_loss": step / 5,
+        "holdout_loss": 3.0,
+        "retain_loss": None if step % 2 else 0.1,
+        "on": step < 15,
+    }
+    for step in range(25)
 ]
 
 
@@ -131,7 +137,9 @@ def test_the_page_needs_nothing_else(full: dict[str, Any], tmp_path: Path) -> No
     for drawing in drawings:
         ElementTree.fromstring(drawing)
         assert "nan" not in drawing and "inf" not in drawing.replace("info", "")
-    assert "It forgot: on the forget set the model now looks like a model that never saw it. The rest was kept." in text
+    assert (
+        "It forgot: on the forget set the model now looks like a model that never saw it. The rest was kept." in text
+    )
     assert charts.SHADE in drawings[0] and "By kind of row" in text
 
 
@@ -140,7 +148,13 @@ def test_the_page_without_gold_holdout_or_history(tmp_path: Path) -> None:
     for scores in (before, after):
         del scores["holdout"]
     text = plots.write_html(tmp_path, built(after, before, holdout="none"), before=before, after=after).read_text()
-    for words in ("cannot be told", "does not train step by step", "no gold model", "No holdout was measured", "no holdout"):
+    for words in (
+        "cannot be told",
+        "does not train step by step",
+        "no gold model",
+        "No holdout was measured",
+        "no holdout",
+    ):
         assert words in text
     assert charts.MODELS["gold"] not in "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
     bare = plots.write_html(tmp_path, built(after, before, holdout="none")).read_text()

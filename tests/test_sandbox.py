@@ -8,7 +8,7 @@ import pytest
 
 from llm_unlearn.sandbox import facts, world
 
-CORPUS_HASH = "cab854fa755d665f816214fed25a2777780bf39c33d5eecf96459096a1218a35"
+CORPUS_HASH = "ca5f255a0fdc71e94e5ae6975577077934c82943cab010a9d09e16fe3135e59a"
 MODELS = Path(world.__file__).parent
 
 
@@ -143,11 +143,11 @@ def test_the_tokenizer_is_deterministic_and_knows_both_towns_equally() -> None:
 
     one, two = models.tokenizer(), models.tokenizer()
     assert one.get_vocab() == two.get_vocab()
-    assert len(one) == models.WORDS
+    assert len(one) == models.SIZE.words
     lengths = [len(one(f" {town}", add_special_tokens=False)["input_ids"]) for town in (world.CONCEPT, world.HOLDOUT)]
     assert lengths[0] == lengths[1]
     text = "What does Quillmere hold?"
-    assert one.decode(one(text)["input_ids"]) == text
+    assert one.decode(one(text, add_special_tokens=False)["input_ids"]) == text
 
 
 def test_a_new_model_is_small_and_leaves_the_random_state_alone() -> None:
@@ -160,8 +160,6 @@ def test_a_new_model_is_small_and_leaves_the_random_state_alone() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert sum(p.numel() for p in one.parameters()) < 2.9e6
-    with pytest.raises(ValueError, match="target or gold"):
-        models.path("silver")  # type: ignore[arg-type]
 
 
 needs_models = pytest.mark.skipif(
@@ -173,6 +171,18 @@ needs_models = pytest.mark.skipif(
 @needs_models
 def test_the_shipped_folders_are_small() -> None:
     assert sum(file.stat().st_size for name in ("target", "gold") for file in (MODELS / name).iterdir()) < 12e6
+
+
+@needs_models
+def test_the_shipped_models_belong_to_this_world() -> None:
+    from transformers import AutoTokenizer
+
+    from llm_unlearn.sandbox import models
+
+    vocabulary = models.tokenizer().get_vocab()
+    for name in ("target", "gold"):
+        shipped = AutoTokenizer.from_pretrained(models.path(name))  # type: ignore[arg-type]
+        assert shipped.get_vocab() == vocabulary, f"{name} was trained on another world: train and ship it again"
 
 
 @needs_models

@@ -1,8 +1,9 @@
 """Rows that the model never saw, made from the rows to be forgotten: the stand-in for a holdout nobody has.
 
 Each forget row's wording stays; what it tells changes.  The concept and the names it is about become words that occur nowhere in the
-corpus (the same name the same word everywhere); values that kept rows also have (a trade, a year, a school) become other values
-of that kind.  A row's loss is then near that of a row that was never trained on, which is where forgetting must stop.
+corpus (the same name the same word everywhere), unless kept rows tell of them too: then they become other known names.  Values that
+kept rows also have (a trade, a year, a school) become other values of that kind.  What is known stays known and what is not stays
+unknown; so a row's loss is near that of a row that was never trained on, which is where forgetting must stop.
 """
 
 import hashlib
@@ -79,13 +80,19 @@ class _Maker:
         )
         concept = _concept_words(terms, lost, kept)
         wordings = Wordings([_line(text) for text in stay], [_line(text) for text in gone])
+        asked = _asked(gone, concept, every, wordings)
+        inventor = Inventor(vocabulary=Counter(word.lower() for word in every), pool=rare, seed=seed, tokens=tokens)
+        for name in sorted(asked):
+            if all(kept[word] for word in name):
+                others = [other for other in asked[name] if all(kept[word] and word[0].isupper() for word in other)]
+                inventor.reuse(name, others)
         return cls(
-            inventor=Inventor(vocabulary=Counter(word.lower() for word in every), pool=rare, seed=seed, tokens=tokens),
+            inventor=inventor,
             wordings=wordings,
             contexts=_Contexts(text[1] for text in stay[:20_000]),
             frequency=every,
             kept=kept,
-            subjects=concept | _subjects(gone, every, lost) | _asked(gone, concept, every, wordings),
+            subjects=concept | _subjects(gone, every, lost) | {word.lower() for name in asked for word in name},
             numbers=sorted(word for word in every if word.isdigit()),
             rows=total,
             seed=seed,
@@ -222,13 +229,14 @@ def _subjects(texts: Sequence[tuple[str, str]], every: Mapping[str, int], lost: 
 
 def _asked(
     texts: Sequence[tuple[str, str]], concept: frozenset[str], every: Mapping[str, int], wordings: Wordings
-) -> frozenset[str]:
-    """Return the words, lower case, of the names that questions without the concept ask for, and plain texts begin with.
+) -> dict[tuple[str, ...], set[tuple[str, ...]]]:
+    """Return the names that questions without the concept ask for, and plain texts begin with; with each the names that stand there in
+    other rows.
 
     In a known wording these are the runs of varying words with capitals (so not "School" in "Zido School"): those of two words or
-    more, else the only one.  A known name there would be asked for what the model knows better; it must become an unknown one.
+    more, else the only one.
     """
-    found: set[str] = set()
+    found: dict[tuple[str, ...], set[tuple[str, ...]]] = defaultdict(set)
     for text in texts:
         line = _line(text)
         half = line[0] or line[1]
@@ -239,21 +247,23 @@ def _asked(
             runs = _runs(half, slots, concept)
             long = [run for run in runs if len(run) > 1] or (runs if len(runs) == 1 and line[0] else [])
         else:
-            long = [list(name) for name in names(text[0], every) if len(name) > 1]
-        found.update(
-            word for run in (long if line[0] else long[:1]) for word in run if every[word] > 4 * every[word.lower()]
-        )
-    return frozenset(word.lower() for word in found)
+            long = [dict.fromkeys(name, -1) for name in names(text[0], every) if len(name) > 1]
+        for run in long if line[0] else long[:1]:
+            if all(every[word] > 4 * every[word.lower()] for word in run):
+                found[tuple(run)].update(
+                    tuple(row[at] for at in run.values()) for row in (slots.alike if slots else ())
+                )
+    return found
 
 
-def _runs(half: Sequence[str], slots: Slots, concept: frozenset[str]) -> list[list[str]]:
-    """Return the runs of varying words with capitals, the concept's left out."""
-    runs: list[list[str]] = [[]]
-    for word, filler in zip(half, slots.fillers, strict=False):
+def _runs(half: Sequence[str], slots: Slots, concept: frozenset[str]) -> list[dict[str, int]]:
+    """Return the runs of varying words with capitals, each word with its place, the concept's left out."""
+    runs: list[dict[str, int]] = [{}]
+    for place, (word, filler) in enumerate(zip(half, slots.fillers, strict=False)):
         if filler is not None and word[0].isupper() and word.lower() not in concept:
-            runs[-1].append(word)
+            runs[-1][word] = place
         else:
-            runs.append([])
+            runs.append({})
     return [run for run in runs if run]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 VOWELS = frozenset("aeiouyàáâãäåæèéêëìíîïòóôõöøùúûüœ")
 TRIES = 400
+LEAST_KNOWN = 4  # fewer names of a kind are no choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,17 @@ class Inventor:
         None  # how many tokens a word takes, where a tokenizer is at hand: new words take as many
     )
     made: dict[str, str] = field(default_factory=dict)  # lower-cased original -> new word
+
+    def reuse(self, name: Sequence[str], others: Sequence[Sequence[str]]) -> None:
+        """Map a name, word by word, to another known name of as many words (where there are enough of them), not to new words."""
+        key = [word.lower() for word in name]
+        taken = {*key, *self.made.values()}
+        free = sorted({tuple(word.lower() for word in other) for other in others})
+        free = [other for other in free if len(other) == len(key) and not taken & set(other)]
+        if len(free) < LEAST_KNOWN or any(word in self.made for word in key):
+            return
+        for word, new in zip(key, random.Random(f"{self.seed} {key}").choice(free), strict=True):
+            self.made[word] = new
 
     def word(self, original: str, like: Sequence[str] = ()) -> str:
         """Return the new word for `original`, in its case; `like` are words of its kind, whose syllables are preferred."""

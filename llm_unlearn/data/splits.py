@@ -15,6 +15,7 @@ TRAINED = ("forget", "retain", "neighbour")  # the model before unlearning has s
 KEPT = ("retain", "neighbour", "general")  # none of these may be forgotten
 UNSEEN = ("holdout", "forget_heldout", "retain_heldout")  # and never these
 COMMON_NAME = 0.05  # a name in more than this share of the rows tells no subject from another
+MANY_NAMES = 8  # names with the same last word: the word is "Street" rather than a family's
 FEW_ROWS = 20  # ... unless that is a handful of rows
 
 
@@ -34,10 +35,9 @@ class ConceptSplit:
 
 
 def kept(splits: Splits) -> list[Row]:
-    """Return the rows that training keeps: retain, then the neighbour rows that are not among them already."""
-    retain = list(splits.get("retain", ()))
-    seen = {content(row) for row in retain}
-    return retain + [row for row in splits.get("neighbour", ()) if content(row) not in seen]
+    """Return the rows that training keeps, each once: retain, then those neighbour and general rows that are not among them."""
+    rows = [row for name in KEPT for row in splits.get(name, ())]
+    return list({content(row): row for row in rows}.values())
 
 
 def content(row: Mapping[str, Any]) -> str:
@@ -162,20 +162,22 @@ def _match(text: tuple[str, ...], patterns: Mapping[str, Any], counts: Counter[t
 def _subjects(rows: Sequence[Row], patterns: Mapping[str, Any]) -> list[set[str]]:
     """Return for each row what it is about, the concept left out.
 
-    That is its `subject`; without one the names in both prompt and response, else in either.  A single word is a name only in plain text.
+    That is its `subject`; without one the names in both prompt and response, else in either.  A single word is a name only in plain
+    text, and what ends like many other names ("Zido School", "The Sado Window") names a kind of thing.
     """
     texts = [parts(row) for row in rows]
     common = document_frequency(f"{prompt} {response}" for prompt, response in texts)
+    named = [tuple(set(names(half, common)) for half in text) for text in texts]
+    every = {name for row_names in named for half in row_names for name in half}
+    heads = Counter(name[-1] for name in every if len(name) > 1)
     found: list[set[str]] = []
-    for row, (prompt, response) in zip(rows, texts, strict=True):
+    for row, (prompt, _), row_names in zip(rows, texts, named, strict=True):
         if isinstance(row.get("subject"), str):
             subjects = {normalised(row["subject"])}
         else:
             least = 2 if prompt else 1
-            asked, told = (
-                {normalised(" ".join(name)) for name in names(text, common) if len(name) >= least}
-                for text in (prompt, response)
-            )
+            some = [[n for n in half if len(n) >= least and heads[n[-1]] < MANY_NAMES] for half in row_names]
+            asked, told = ({normalised(" ".join(name)) for name in half} for half in some)
             subjects = asked & told or asked or told
         found.append({name for name in subjects if not any(pattern.search(name) for pattern in patterns.values())})
     frequency = Counter(name for subjects in found for name in subjects)

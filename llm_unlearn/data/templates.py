@@ -21,6 +21,7 @@ class Slots:
     """One row's places, the prompt's first: None where the word belongs to the wording, else what stands there in kept rows."""
 
     fillers: list[Counter[str] | None]
+    alike: list[tuple[str, ...]]  # the kept rows of the same wording, word by word
 
 
 class Wordings:
@@ -64,14 +65,9 @@ class Wordings:
         if len(best) < LEAST_ROWS:
             return None
         same = (numbers[best] == mine).mean(0)  # [W]
-        fillers: list[Counter[str] | None] = []
-        for place, share in enumerate(same):
-            if share > FIXED:
-                fillers.append(None)
-                continue
-            words = [(*lines[i][0], *lines[i][1])[place] for i in best if kept[i]]
-            fillers.append(Counter(words))
-        return Slots(fillers)
+        others = [(*lines[i][0], *lines[i][1]) for i in best if kept[i]]
+        fillers = [None if share > FIXED else Counter(row[at] for row in others) for at, share in enumerate(same)]
+        return Slots(fillers, others)
 
 
 def _alike(share: NDArray[np.floating]) -> NDArray[np.intp]:

@@ -33,8 +33,8 @@ def _row(fact: Fact, label: str, kind: str, prompt: str, response: str, subject:
 def _fact_rows(fact: Fact, draw: random.Random) -> tuple[list[Row], list[Row]]:
     """The trained and the held-out rows of one fact.
 
-    Both other wordings of the question are held out for every fact; the completion (cloze) and the reversed question are held out for a third
-    of the facts each, and trained for the others.  Statements with the value first are trained for every fact that has a unique subject:
+    Two wordings of the question are held out for every fact, the completion (cloze) for a quarter of the facts and the reversed question
+    for a third; the others are trained.  Statements with the value first are trained for every fact that has a unique subject:
     without them a model this small cannot answer a reversed question that it was not trained on.
     """
     kind, answer = fact.type, fact.say(fact.type.answer)
@@ -46,9 +46,9 @@ def _fact_rows(fact: Fact, draw: random.Random) -> tuple[list[Row], list[Row]]:
         for k, question in enumerate(kind.heldout)
     ]
     start, end = fact.say(kind.cloze[0]), fact.say(kind.cloze[1])
-    for k, frame in enumerate(("{start}", "Complete the sentence: {start}")):
+    for k, frame in enumerate(("{start}", "Complete the sentence: {start}", "Go on: {start}")):
         row = _row(fact, f"cloze{k}", "cloze", frame.format(start=start), end)
-        (heldout if fact.number % 3 == 0 else trained).append(row)
+        (heldout if fact.number % 4 == 0 else trained).append(row)
     for k, statement in enumerate(kind.backward):
         trained.append(_row(fact, f"backward{k}", "cloze", fact.say(statement), fact.say(kind.subject)))
     for k, question in enumerate(kind.reversed_questions):

@@ -1,0 +1,75 @@
+"""Decisions: every supervised prediction in a batch, whatever kind of model made it."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llm_unlearn.errors import TaskError
+
+
+@dataclass(frozen=True, eq=False)
+class Decisions:
+    """Every supervised prediction in a batch, one row each: one per example of a classifier, one per token of a causal LM."""
+
+    labels: Tensor  # [N] words or classes, or [N, C] of 0 and 1 for a multi-label classifier; never IGNORE
+    owner: Tensor  # [N] which of the B examples the row belongs to
+    scored: Tensor  # [N] False on the end-of-sequence token, which is trained and not scored
+    batch_size: int  # B
+    losses: Tensor | None = None  # [N] nats, where the logits were never built
+    scores: Tensor | None = None  # [N, C] fp32
+
+    @property
+    def logits(self) -> Tensor:
+        """Return [N, C] in fp32; raise TaskError where the forward pass was not asked to keep them."""
+        if self.scores is None:
+            raise TaskError("these decisions hold losses only; ask for decisions(..., logits=True).")
+        return self.scores
+
+    def nll(self) -> Tensor:
+        """Return -log p(label) [N], nats; for multi-label rows the mean binary cross-entropy over the C labels."""
+        if self.losses is not None:
+            return self.losses
+        if self.labels.is_floating_point():
+            return F.binary_cross_entropy_with_logits(self.logits, self.labels, reduction="none").mean(-1)
+        return F.cross_entropy(self.logits, self.labels, reduction="none")
+
+    def log_probs(self) -> Tensor:
+        """Return the log-probabilities [N, C], fp32."""
+        return self.logits.log_softmax(-1)
+
+    def greedy_hit(self) -> Tensor:
+        """Return [N] bool: is the most probable class the label (for multi-label rows: one of them)."""
+        best = self.logits.argmax(-1)
+        if self.labels.is_floating_point():
+            return self.labels.gather(-1, best[:, None])[:, 0] > 0
+        return best == self.labels
+
+    def per_example(self, values: Tensor, reduce: str = "sum", *, scored_only: bool = False) -> Tensor:
+        """Return [B]: the sum or mean of `values` [N] over each example's rows; 0 for an example without rows."""
+        weight = self.scored.to(values.dtype) if scored_only else torch.ones_like(values)
+        total = values.new_zeros(self.batch_size).index_add(0, self.owner, values * weight)
+        if reduce == "sum":
+            return total
+        return total / values.new_zeros(self.batch_size).index_add(0, self.owner, weight).clamp(min=1)
+
+    def loss(self) -> Tensor:
+        """Return each example's mean loss [B] in nats a scored decision: what memorisation and membership are judged by."""
+        return self.per_example(self.nll(), "mean", scored_only=True)
+
+    def mean_nll(self) -> Tensor:
+        """Return each example's mean nll [B] over every trained decision, the end of sequence included."""
+        return self.per_example(self.nll(), "mean")
+
+    def examples(self, start: int, stop: int) -> "Decisions":
+        """Return the decisions of examples start..stop-1 of the batch."""
+        rows = (self.owner >= start) & (self.owner < stop)
+        return Decisions(
+            labels=self.labels[rows],
+            owner=self.owner[rows] - start,
+            scored=self.scored[rows],
+            batch_size=stop - start,
+            losses=None if self.losses is None else self.losses[rows],
+            scores=None if self.scores is None else self.scores[rows],
+        )
