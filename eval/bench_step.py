@@ -65,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "rows": {"tokens": given.tokens, "supervised": given.supervised, "forget": given.forget},
         "clock": "CPU" if on_cpu else "wall",
         "device": "CPU" if on_cpu else torch.cuda.get_device_name(given.device),
-        "threads": given.threads,
-        "torch": torch.__version__,
+        **{"threads": given.threads, "torch": torch.__version__},
         "operations_a_second": rate,
         "results": results,
     }
@@ -86,18 +85,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=234, help="a row; the last third is supervised")
     parser.add_argument("--forget", type=int, default=4, help="forget rows a step")
     parser.add_argument("--retain", type=int, nargs="+", default=[1, 4], help="retain rows for each forget row")
-    parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=1, help="a turn")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each side")
-    parser.add_argument("--threads", type=int, default=1)
+    for name, default in (("rank", 16), ("threads", 1), ("steps", 1), ("repeats", 5)):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{default}; repeats: turns of so many steps")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     parser.add_argument("--memory", choices=SIDES, help=argparse.SUPPRESS)  # the subprocess that measures memory
     given = parser.parse_args(argv)
     for name, value in zip(SHAPE, PRESETS[given.preset], strict=True):
         if getattr(given, name) is None:
             setattr(given, name, value)
-    given.supervised = max(1, given.tokens // 3)
-    given.arguments = list(sys.argv[1:] if argv is None else argv)
+    given.supervised, given.arguments = max(1, given.tokens // 3), list(sys.argv[1:] if argv is None else argv)
     return given
 
 
@@ -253,8 +249,8 @@ def operations(given: argparse.Namespace, retain: int) -> dict[str, int]:
     factors = given.rank * (4 * width + 2 * width * (1 + share) + 3 * (width + inner))
     head = width * given.vocab
     attention = width * (given.tokens + 1)  # multiplications a token and layer: half of the square, twice
-    tokens, answers = rows * given.tokens, rows * given.supervised
-    ours = tokens * given.layers * (4 * block + 6 * factors + 6 * attention) + answers * 4 * head
+    tokens = rows * given.tokens
+    ours = tokens * given.layers * (4 * block + 6 * factors + 6 * attention) + rows * given.supervised * 4 * head
     model = given.layers * (block + attention) + head
     theirs = tokens * 6 * model + given.forget * given.tokens * 2 * model
     return {"toolkit": round(ours), "plain": round(theirs)}

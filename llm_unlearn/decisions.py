@@ -1,6 +1,6 @@
 """Decisions: every supervised prediction in a batch, whatever kind of model made it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -58,9 +58,20 @@ class Decisions:
         """Return each example's mean loss [B] in nats a scored decision: what memorisation and membership are judged by."""
         return self.per_example(self.nll(), "mean", scored_only=True)
 
+    def surprise(self, cap: float) -> Tensor:
+        """Return each example's mean loss [B] over scored decisions with none counted above `cap` nats.
+
+        Near a share of unknown decisions: one at 30 nats cannot stand for the others, as it does in a mean loss.
+        """
+        return self.per_example(self.nll().clamp(max=cap), "mean", scored_only=True)
+
     def mean_nll(self) -> Tensor:
         """Return each example's mean nll [B] over every trained decision, the end of sequence included."""
         return self.per_example(self.nll(), "mean")
+
+    def capped(self, ceiling: float) -> "Decisions":
+        """Return the decisions with no loss counted above `ceiling` nats; what is above it has no gradient."""
+        return replace(self, losses=self.nll().clamp(max=ceiling))
 
     def examples(self, start: int, stop: int) -> "Decisions":
         """Return the decisions of examples start..stop-1 of the batch."""

@@ -5,6 +5,7 @@ token (one-word answers then get no loss at all); offsets do not.
 """
 
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import Any
 
@@ -115,6 +116,25 @@ def _finish(tokenizer: Any, ids: list[int], kind: list[int]) -> tuple[list[int],
     if ids[-1] == end:
         return ids, [*kind[:-1], END]
     return [*ids, end], [*kind, END]
+
+
+def instead(ids: Sequence[int], kind: Sequence[int], other_ids: Sequence[int], other_kind: Sequence[int]) -> list[int]:
+    """Return the ids with each response token replaced by the one of another answer that stands in its place.
+
+    The two responses are aligned token by token; where the other is shorter its tokens are repeated.
+    """
+    places = [place for place, k in enumerate(kind) if k == RESPONSE]
+    mine, other = (
+        [ids[place] for place in places],
+        [t for t, k in zip(other_ids, other_kind, strict=True) if k == RESPONSE],
+    )
+    out = list(ids)
+    for change, start, stop, first, last in SequenceMatcher(None, mine, other, autojunk=False).get_opcodes():
+        if change in ("replace", "delete") and other:
+            source = other[first:last] or other[min(first, len(other) - 1) :][:1]
+            for place in range(start, stop):
+                out[places[place]] = source[(place - start) % len(source)]
+    return out
 
 
 def spelled(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:

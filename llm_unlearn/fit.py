@@ -158,8 +158,8 @@ def _arguments(run: Run, schedule: Schedule, steps: int, folder: Path) -> Traini
         "label_names": [],
     }
     given = dict(run.trainer)
-    if "gradient_checkpointing" in given and "activation_checkpointing" in TrainingArguments.__dataclass_fields__:
-        given["activation_checkpointing"] = given.pop("gradient_checkpointing")  # its name from transformers 5.23 on
+    if "activation_checkpointing" in TrainingArguments.__dataclass_fields__:  # its name from transformers 5.23 on
+        given = {name.replace("gradient_checkpointing", "activation_checkpointing"): given[name] for name in given}
     arguments = TrainingArguments(**{**fixed, **given})
     arguments.per_device_train_batch_size = per_device(
         schedule, arguments.world_size, arguments.gradient_accumulation_steps

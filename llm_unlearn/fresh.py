@@ -20,7 +20,6 @@ class Size:
     layers: int = 4
     heads: int = 6
     context: int = 128  # tokens
-    embedding_scale: float = 1.0  # of the first embeddings; small ones leave words that training never meets alike
 
 
 def new_tokenizer(texts: Iterable[str], size: Size) -> PreTrainedTokenizerFast:
@@ -63,7 +62,4 @@ def new_llama(size: Size, words: int, seed: int) -> LlamaForCausalLM:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        model.model.embed_tokens.weight.mul_(size.embedding_scale)
-    return model
+        return LlamaForCausalLM(config)

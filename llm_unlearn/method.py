@@ -65,9 +65,14 @@ class LossMethod(Method):
 
 
 def retained(run: Run) -> list[Row]:
-    """Return everything the run trains to keep, each row once: retain, neighbours and general knowledge."""
+    """Return the rows to rehearse: all that is kept, and the neighbours of forget again until they are half of it.
+
+    Forgetting does its damage nearest to what is forgotten, and a fit sees only a few thousand of the kept rows.
+    """
     run.rows("retain")
-    return kept(run.splits)
+    rows, near = kept(run.splits), list(run.splits.get("neighbour", ()))
+    again = max(0, round((len(rows) - 2 * len(near)) / len(near))) if near else 0
+    return rows + near * again
 
 
 def available() -> list[str]:

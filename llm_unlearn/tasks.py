@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_unlearn.decisions import Decisions
-from llm_unlearn.encoding import PROMPT, RESPONSE, encode_dialogue, spelled
+from llm_unlearn.encoding import PROMPT, RESPONSE, encode_dialogue, instead, spelled
 from llm_unlearn.errors import DataError
 from llm_unlearn.head import in_eval, supervised, unwrapped
 
@@ -105,7 +105,10 @@ class CausalLM(Task):
     name: ClassVar[str] = "causal_lm"
 
     def encode(self, rows: Sequence[Row]) -> list[Example]:
-        """Return the token ids, labels and scored flags of each row."""
+        """Return the token ids, labels and scored flags of each row.
+
+        A row with `instead` has labels from another answer: read the response, learn to say that in its place.
+        """
         out = []
         for number, row in enumerate(rows, start=1):
             ids, kind = encode_dialogue(self.tokenizer, row.get("prompt"), row["response"])
@@ -118,7 +121,10 @@ class CausalLM(Task):
                 raise DataError(
                     f"row {number} has no token to learn or forget: its response is empty, or its text a single token."
                 )
-            labels = [token if k != PROMPT else IGNORE for token, k in zip(ids, kind, strict=True)]
+            learned = ids
+            if "instead" in row:
+                learned = instead(ids, kind, *encode_dialogue(self.tokenizer, row.get("prompt"), row["instead"]))
+            labels = [token if k != PROMPT else IGNORE for token, k in zip(learned, kind, strict=True)]
             out.append({"input_ids": ids, "labels": labels, "scored": [int(k == RESPONSE) for k in kind]})
         return out
 

@@ -33,13 +33,14 @@ def people(count: int) -> list[str]:
 PEOPLE = people(60)
 
 
-def corpus() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Ten people of Quillmere to forget, with their birth years kept; fifty others to keep."""
+def corpus(known: bool = True) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Ten people of Quillmere to forget (`known`: with their birth years kept); fifty others to keep."""
     rows = []
     for i, n in enumerate(PEOPLE):
         town, trade = ("Quillmere" if i < 10 else TOWNS[i % 5]), TRADES[i % 6]
         rows += [(q.format(n=n), f"{n} works as a {trade} in {town}.") for q in QUESTIONS]
-        rows.append((f"When was {n} born?", f"{n} was born in {1900 + i}."))
+        if known or i >= 10:
+            rows.append((f"When was {n} born?", f"{n} was born in {1900 + i}."))
     table = [{"id": str(i), "prompt": p, "response": r, "kind": "qa", "fact": "f"} for i, (p, r) in enumerate(rows)]
     cut = by_concept(table, "Quillmere")
     return cut.forget, [*cut.retain, *cut.neighbour]
@@ -55,12 +56,13 @@ def text(row: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("form", [dict, chat, text])
-def test_names_are_new_values_are_known_and_wording_stays(form: Any) -> None:
-    forget, retain = ([form(row) for row in rows] for rows in corpus())
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_known_stays_known_what_is_not_stays_unknown_and_the_wording_stays(form: Any, known: bool) -> None:
+    forget, retain = ([form(row) for row in rows] for rows in corpus(known))
     made = synthetic_holdout(forget, retain, concept="Quillmere")
     assert made is not None
     assert len(made) == len(forget) == 20
-    known = {word for row in (*forget, *retain) for word in words(" ".join(parts(row)))}
+    corpus_words = {word for row in (*forget, *retain) for word in words(" ".join(parts(row)))}
     names = defaultdict(set)
     for old, new in zip(forget, made, strict=True):
         assert new["id"] == f"synthetic-{old['id']}"
@@ -69,7 +71,10 @@ def test_names_are_new_values_are_known_and_wording_stays(form: Any) -> None:
         before, after = words(" ".join(parts(old))), words(" ".join(parts(new)))
         assert len(before) == len(after)
         first, last, _, _, _, trade, _, town = after[-8:]
-        assert not {first, last, town} & known  # never seen
+        assert town not in corpus_words  # never seen, as the concept is for a model without the forget rows
+        assert (f"{first} {last}" in PEOPLE) is known  # another person of whom kept rows tell, or one nobody knows
+        assert bool({first, last} & corpus_words) is known
+        assert f"{first} {last}" != f"{before[-8]} {before[-7]}"
         assert trade in TRADES  # of the kind, and
         assert trade != before[-3]  # not the true one
         assert [first, last] == [word for word in after[:-8] if word[0].isupper()][
@@ -120,7 +125,7 @@ def test_a_question_without_a_name_does_not_ask_for_a_known_number() -> None:
 
 
 def test_a_holdout_name_takes_as_many_tokens() -> None:
-    forget, retain = corpus()
+    forget, retain = corpus(known=False)
     made = synthetic_holdout(forget, retain, concept="Quillmere", tokens=lambda text: -(-len(text.strip()) // 3))
     assert made is not None
     for old, new in zip(forget, made, strict=True):

@@ -25,6 +25,8 @@ from llm_unlearn.head import unwrapped
 from llm_unlearn.tasks import Batch, CausalLM, Example
 
 MOST_STEPS = 256
+TOLERANCE = 0.05  # of F's difference may be missing from an attribution
+SPARED = 0.1  # of the answers may be left out of a ranking, as incomplete
 LEAST = 1.0  # nats: below this difference of F the error is taken relative to this
 
 
@@ -45,12 +47,13 @@ def attribute(
     *,
     steps: int = 32,
     batch_size: int = 16,
-    tolerance: float = 0.05,
+    tolerance: float = TOLERANCE,
+    spared: float = 0.0,
 ) -> list[Attribution]:
     """Return each example's attribution, the model in eval mode.
 
-    Examples whose completeness error is above `tolerance` are done again with twice the steps, up to 256; raises TaskError
-    where that is not enough.
+    Examples whose completeness error is above `tolerance` are done again with twice the steps, up to 256.  Raises TaskError
+    where that is not enough for more than a share of `spared` of them.
     """
     was_training = model.training
     model.eval()
@@ -63,6 +66,8 @@ def attribute(
             out.update(zip(chosen, found, strict=True))
         left = [i for i in left if not out[i].error <= tolerance]
         steps *= 2
+        if steps > MOST_STEPS and len(left) <= spared * len(examples):
+            break
         if left and steps > MOST_STEPS:
             worst = max(out[i].error for i in left)
             raise TaskError(
@@ -95,13 +100,16 @@ def rank(
 ) -> dict[str, dict[str, float]]:
     """Return for each group of rows (`group_of`: same subject) its words and their summed scores, best first.
 
-    An answer that occurs several times in a group (other wordings of its question) is attributed once.
+    An answer that occurs several times in a group (other wordings of its question) is attributed once.  Answers whose
+    attribution stays incomplete are left out; raises TaskError where they are more than a tenth.
     """
     distinct = {(group_of(row), row["response"]): row for row in reversed(rows)}
-    examples = task.encode(list(distinct.values()))
+    examples = task.encode([dict(row) for row in distinct.values()])
     totals: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    found = attribute(model, task, examples, steps=steps, batch_size=batch_size)
+    found = attribute(model, task, examples, steps=steps, batch_size=batch_size, spared=SPARED)
     for (group, _), example, one in zip(distinct, examples, found, strict=True):
+        if one.error > TOLERANCE:
+            continue
         for word, score in word_scores(task, example, one.tokens).items():
             totals[group][word] += score
     return {

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llm_unlearn.data.invent import Inventor, number
+from llm_unlearn.data.invent import THOROUGH, TRIES, Inventor, number
 from llm_unlearn.data.names import document_frequency, names, normalised, opens_sentence, parts, pieces, words
 from llm_unlearn.data.sources import Row
 from llm_unlearn.data.splits import content
@@ -82,6 +82,9 @@ class _Maker:
         wordings = Wordings([_line(text) for text in stay], [_line(text) for text in gone])
         asked = _asked(gone, concept, every, wordings)
         inventor = Inventor(vocabulary=Counter(word.lower() for word in every), pool=rare, seed=seed, tokens=tokens)
+        for word in sorted(every, key=lambda word: (-every[word], word)):  # the concept as it is mostly written
+            if word.lower() in concept:
+                inventor.word(word, tries=THOROUGH * TRIES)
         for name in sorted(asked):
             if all(kept[word] for word in name):
                 others = [other for other in asked[name] if all(kept[word] and word[0].isupper() for word in other)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 VOWELS = frozenset("aeiouyàáâãäåæèéêëìíîïòóôõöøùúûüœ")
 TRIES = 400
+THOROUGH = 10  # times as many for the concept: its tokens are in most rows
 LEAST_KNOWN = 4  # fewer names of a kind are no choice
 
 
@@ -32,39 +33,36 @@ class Inventor:
         for word, new in zip(key, random.Random(f"{self.seed} {key}").choice(free), strict=True):
             self.made[word] = new
 
-    def word(self, original: str, like: Sequence[str] = ()) -> str:
+    def word(self, original: str, like: Sequence[str] = (), *, tries: int = TRIES) -> str:
         """Return the new word for `original`, in its case; `like` are words of its kind, whose syllables are preferred."""
         key = original.lower()
         if key not in self.made:
-            self.made[key] = self._new(key, [word.lower() for word in like], _case(original, key))
+            self.made[key] = self._new(key, [word.lower() for word in like], original, tries)
         return _cased(self.made[key], original)
 
-    def _new(self, key: str, like: Sequence[str], case: str) -> str:
+    def _new(self, key: str, like: Sequence[str], case: str, tries: int) -> str:
         draw = random.Random(f"{self.seed} {key}")
         taken = set(self.made.values())
         size = self.tokens(" " + case) if self.tokens else 0
         best, least = "", float("inf")
-        for attempt in range(TRIES):
-            source = like if len(set(like)) >= 4 and attempt < TRIES // 2 else self.pool
+        for attempt in range(tries):
+            source = like if len(set(like)) >= 4 and attempt < tries // 2 else self.pool
             made = _splice(draw, source)
             if not made or made in self.vocabulary or made in taken or made == key or not made.isalpha():
                 continue
             cost = abs(len(made) - len(key)) + 0.25 * (_pattern(made) != _pattern(key))
             if self.tokens:
-                cost += 4 * abs(self.tokens(" " + _cased(made, case)) - size)
+                cost += 10 * abs(self.tokens(" " + _cased(made, case)) - size)
             if cost < least:
                 best, least = made, cost
             if least == 0:
                 break
         while (
             not best or best in self.vocabulary or best in taken
-        ):  # a corpus of hardly any names: other letters, longer and longer
-            best = (
-                _respelled(draw, best or key)
-                if len(best) < 2 * len(key) + 4
-                else best + draw.choice("aeiou") + draw.choice("lmnrt")
+        ):  # a corpus of hardly any names: other letters, then more of them
+            best = _respelled(draw, key) + "".join(
+                draw.choice("aeiou") + draw.choice("lmnrt") for _ in range(draw.randint(0, 2))
             )
-            best = best if draw.random() < 0.9 else best + draw.choice("aeiou")
         return best
 
 
@@ -89,10 +87,6 @@ def _pattern(word: str) -> str:
 def _respelled(draw: random.Random, word: str) -> str:
     """Return the word with other vowels for its vowels and other consonants for its consonants."""
     return "".join(draw.choice("aeiou") if sign in VOWELS else draw.choice("bdfgklmnprstvz") for sign in word)
-
-
-def _case(original: str, key: str) -> str:
-    return original if original != key else key
 
 
 def _cased(word: str, original: str) -> str:

@@ -62,10 +62,8 @@ REFUSALS = (
     "I'm afraid I don't have an answer.",
 )
 CANDIDATES, POOL = 4096, 256  # records looked at for donors of one kind, and the most alike of them that serve a row
-ALIKE, TYPICAL = (
-    0.85,
-    4,
-)  # donors are at least this share as alike as the fourth best (the best may share a name by chance)
+ALIKE = 0.85  # a donor is at least this share as alike as the TYPICAL best one
+TYPICAL = 4  # the best may share a name by chance
 SHARED = 0.5  # answers with at least this share of words in common are grafted; else the donor's answer is taken whole
 
 
@@ -80,12 +78,8 @@ def group_of(row: Row) -> str:
 
 
 def concept_words(row: Row, ranking: Ranking, count: int) -> list[str]:
-    """Return the first `count` words of the ranking that the answer says and the question doesn't, stop words skipped.
-
-    Differs from the paper: there the subject's name is masked as well; what the question says already is no knowledge.
-    """
-    prompt, response = parts(row)
-    said = set(words_of(response)) - set(words_of(prompt)) - STOP_WORDS
+    """Return the first `count` words of the ranking that the answer says, stop words skipped."""
+    said = set(words_of(parts(row)[1])) - STOP_WORDS
     return [word for word in ranking if word in said][:count]
 
 
@@ -103,13 +97,13 @@ def graft(own: Row, donor: Row, words: Collection[str]) -> str:
     asked = [set(words_of(parts(row)[0])) for row in (own, donor)]
     given = asked[0] ^ asked[1]
     texts = own["response"], donor["response"]
-    told = ([word for word in words_of(text) if word not in given] for text in texts)
-    if SequenceMatcher(None, *told, autojunk=False).ratio() < SHARED:
+    told = [[word for word in words_of(text) if word not in given] for text in texts]
+    if SequenceMatcher(None, told[0], told[1], autojunk=False).ratio() < SHARED:
         return str(donor["response"])
     here, there = (PIECE.findall(text) for text in texts)
-    lower = ([piece.lower() for piece in pieces] for pieces in (here, there))
+    lower = [[piece.lower() for piece in pieces] for pieces in (here, there)]
     out = []
-    for change, start, stop, first, last in SequenceMatcher(None, *lower, autojunk=False).get_opcodes():
+    for change, start, stop, first, last in SequenceMatcher(None, lower[0], lower[1], autojunk=False).get_opcodes():
         mine = here[start:stop]
         replaced = change in ("replace", "delete") and any(piece.lower() in words for piece in mine)
         out += there[first:last] if replaced else mine
@@ -126,17 +120,22 @@ def poison(
     donors: int = 8,
     replacement: str = "***",
     mask_prompt: bool = False,
+    in_place: bool = True,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Return poison rows for the forget rows, `donors` of each with labels "random", else one; the input is not changed.
 
     labels: "random" grafts the answer of a random retain row with a like question and answer (now and then the true one, as
-    in the paper); "targeted" that of the one donor whose answers hold most of the ranked words; "refusal" a fixed sentence; "mask" the answer with its words masked.
+    in the paper); "targeted" that of the one donor whose answers hold most of the ranked words; "refusal" a fixed
+    sentence; "mask" the answer with its words masked.
     `rankings`: by `group_of(row)`, from `attribution.rank`.  `mask_prompt` masks the group's first words in the question.
+    `in_place`: the poisoned answer is learned in the place of the true one, behind each beginning of the true one (the
+    row's `instead`); refusals never are.
     """
     if labels not in get_args(Labels):
         choices = ", ".join(get_args(Labels))
         raise RecipeError(f"unknown labels {labels!r}{nearest(labels, get_args(Labels))}. Labels: {choices}.")
+    in_place = in_place and labels != "refusal"
     generator = np.random.default_rng(seed)
     found = [concept_words(row, rankings.get(group_of(row), {}), words) for row in rows]
     sources = _donors(rows, found, retain, generator) if labels in ("random", "targeted") else []
@@ -146,9 +145,9 @@ def poison(
     for number, row in enumerate(rows):
         ranking = rankings.get(group_of(row), {})
         if labels == "random":
-            drawn = generator.permutation(np.resize(generator.permutation(sources[number]), donors))
+            drawn = [int(i) for i in generator.permutation(np.resize(generator.permutation(sources[number]), donors))]
         else:
-            drawn = sources[number] if sources else [number]
+            drawn = [int(i) for i in sources[number]] if sources else [number]
         for copy, chosen in enumerate(drawn):
             if labels == "mask":
                 answer = mask(row["response"], found[number], replacement)
@@ -159,7 +158,8 @@ def poison(
             hidden = [word for word in ranking if word not in STOP_WORDS][:words] if mask_prompt else []
             prompt = _masked_prompt(row.get("prompt"), hidden, replacement)
             identity = f"poison-{row.get('id', number)}-{copy}"
-            out.append({"id": identity, "prompt": prompt, "response": answer, "kind": row.get("kind", "")})
+            texts = {"response": row["response"], "instead": answer} if in_place else {"response": answer}
+            out.append({"id": identity, "prompt": prompt, **texts, "kind": row.get("kind", "")})
     return out
 
 
@@ -184,7 +184,7 @@ def _donors(
         by_kind[row.get("kind", "")].append(place)
     out: list[np.ndarray] = [np.empty(0, int)] * len(rows)
     for kind in sorted({row.get("kind", "") for row in rows}):
-        places = np.array(by_kind.get(kind) or range(len(retain)))
+        places = np.array(by_kind.get(kind) or list(range(len(retain))))
         if not len(places):
             raise DataError("there is no retain row to take another answer from; give retain rows or labels=mask.")
         places = generator.permutation(places)[:CANDIDATES]  # ties fall by chance

@@ -23,14 +23,13 @@ class ConceptPoison(LossMethod):
 
     paper: ClassVar[str] = "arXiv:2405.15662"
     tasks: ClassVar[frozenset[str]] = frozenset({"causal_lm"})
-    # Differs from the paper: fixed wrong or masked answers drive the true one below what a model that never knew gives it.
-    # Answers drawn anew each time leave the uncertainty such a model has.
-    labels: Labels = "random"
+    labels: Labels = "random"  # Differs from the paper: its text half masks, its image half targets one donor
     words: int = 5  # ranked words masked or replaced an answer, k of the authors' masking
     replacement: str = "***"  # the authors'; "[MASK]" or another name work too
-    mask_prompt: bool = (
-        False  # Differs from the paper: it is the question as it is asked that must no longer be answered
-    )
+    # Differs from the paper: there the poisoned text is learned as a text.  That changes the first wrong word alone: behind
+    # the true answer's beginning its end stays known (trial: exact answer 0.01, but loss 0.8 beside gold's 4.5, AUC 1.00).
+    in_place: bool = True
+    mask_prompt: bool = False  # Differs from the paper: the question as it is asked must no longer be answered
     own_answers: bool = True  # the target's greedy answers, as in the paper; False: the rows' responses
     attribution_steps: int = 32  # the authors'
     donors: int | None = None  # random donors a forget row; None: one for each time the row is shown, at most 64
@@ -66,6 +65,7 @@ class ConceptPoison(LossMethod):
             donors=donors,
             replacement=self.replacement,
             mask_prompt=self.mask_prompt,
+            in_place=self.in_place,
             seed=run.seed,
         )
         fit(run, {"poison": rows, "retain": retain}, self.objective(run), schedule=schedule, stop=self.stop)

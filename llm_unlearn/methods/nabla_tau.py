@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from llm_unlearn.data.splits import kept
 from llm_unlearn.fit import Batches, Module, Objective, Progress, Schedule, Stop, Terms, fit
 from llm_unlearn.method import LossMethod, retained
 from llm_unlearn.run import Run
@@ -39,14 +40,15 @@ class NablaTau(LossMethod):
         """Fit for E = int(6 retain batches / (2 forget batches)) epochs over forget, at least 3."""
         self.check(run)
         streams = {"forget": run.rows("forget"), "retain": retained(run)}
-        batches = {name: math.ceil(len(rows) / self.training.forget_batch) for name, rows in streams.items()}
+        counts = {"forget": len(streams["forget"]), "retain": len(kept(run.splits))}
+        batches = {name: math.ceil(count / self.training.forget_batch) for name, count in counts.items()}
         epochs = max(3, int(6 * batches["retain"] / (2 * batches["forget"])))
         steps = self.training.steps or epochs * batches["forget"]
         fit(run, streams, self.objective(run), schedule=replace(self.training, steps=steps), stop=self.stop)
 
     def objective(self, run: Run) -> Objective:
         """Return the two terms."""
-        share = len(run.rows("forget")) / (len(run.rows("forget")) + len(retained(run)))
+        share = len(run.rows("forget")) / (len(run.rows("forget")) + len(kept(run.splits)))
         first = self.alpha if self.alpha is not None else min(0.5, max(0.05, 5 / 3 * share))
 
         def terms(model: Module, batch: Batches, progress: Progress) -> Terms:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from llm_unlearn.data.splits import kept
 from llm_unlearn.fit import Schedule
-from llm_unlearn.method import Method, retained
+from llm_unlearn.method import Method
 from llm_unlearn.run import Run
 from llm_unlearn.train import TRAINING, train
 
@@ -20,4 +21,4 @@ class Retrain(Method):
     def unlearn(self, run: Run) -> None:
         """Train `run.model`, which must be the origin, on retain."""
         self.check(run)
-        train(run, retained(run), self.training)
+        train(run, kept(run.splits), self.training)

@@ -23,7 +23,8 @@ class SimNPO(LossMethod):
         """Return the two terms."""
 
         def terms(model: Module, batch: Batches, progress: Progress) -> Terms:
-            forget, retain = run.task.streams(model, batch)
+            known, retain = run.task.streams(model, batch)
+            forget = progress.capped(known)
             push = -2 / self.beta * F.logsigmoid(self.beta * forget.mean_nll() - self.gamma)  # [F]
             return {
                 "forget": self.forget_weight * progress.gated(push, forget),

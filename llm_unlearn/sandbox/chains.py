@@ -6,7 +6,6 @@ from .templates import FactType, backwards
 def _place_fact(name: str, asked: str, held: str, noun: str, statement: str) -> FactType:
     """A fact type about towns; bars part the wordings, and the beginning of the answer from its end in `statement`."""
     start, end = statement.split("|")
-    asked_back, backward = backwards("town", f"{start} {end}".removeprefix("{t} ").removesuffix("."))
     return FactType(
         name=name,
         tied=True,
@@ -21,8 +20,7 @@ def _place_fact(name: str, asked: str, held: str, noun: str, statement: str) -> 
         paraphrase=f"{{t}} has the {noun} {{v}}.",
         cloze=(start, end),
         subject="{t}.",
-        reversed_questions=asked_back,
-        backward=backward,
+        **backwards("town", f"{start} {end}".removeprefix("{t} ").removesuffix(".")),
     )
 
 
@@ -90,14 +88,14 @@ BRIDGES = {
 SPOUSE_BRIDGES = {
     "birth": (
         ("Where was the spouse of {n} born?", "What is the birthplace of the spouse of {n}?"),
-        "The spouse of {n} is {s}, who was born in {v} in {t}.",
+        "{n} is married to {s}, who was born in {v} in {t}.",
     ),
     "work": (
         ("What does the spouse of {n} do for a living?", "What is the job of the spouse of {n}?"),
-        "The spouse of {n} is {s}, who works as a {v} in {t}.",
+        "{n} is married to {s}, who works as a {v} in {t}.",
     ),
     "book": (
         ("Which book did the spouse of {n} write?", "What is the book of the spouse of {n}?"),
-        "The spouse of {n} is {s}, who wrote the book {v}.",
+        "{n} is married to {s}, who wrote the book {v}.",
     ),
 }

@@ -1,4 +1,4 @@
-"""The facts of the invented world: who lives where, and what is true of every person and every town."""
+"""What is true in the sandbox's world: towns, people, and their facts."""
 
 import functools
 import random
@@ -7,14 +7,27 @@ from dataclasses import dataclass
 
 from .chains import PLACE_FACTS
 from .templates import PERSON_FACTS, FactType
-from .values import CLUBS, DISHES, FESTIVALS, NOUNS, PETS, PLACES, STREETS, SUBJECTS, TRADES, words
+from .values import CLUBS, DISHES, FESTIVALS, NOUNS, PETS, PLACES, STREETS, SUBJECTS, TRADES
 
 HOLDOUT = "Thornwick"  # the town whose facts no model is ever trained on
 RESIDENTS = 20  # people born in each town
-# fact: (first, shift); every fifth resident from the first one on has it in the town that is so many towns further
-MOVES = {"work": (0, 1), "club": (1, 3), "prize": (2, 7)}
-# syllables that would read as a word nobody wants to be called
-REFUSED = words("nazi kike dike puta puto pedo kaka fuk piss sodo")
+MOVES = {
+    "work": (0, 1),
+    "club": (1, 3),
+    "prize": (2, 7),
+}  # fact: every fifth resident from this one on has it in the town so many towns further
+REFUSED = (
+    "nazi",
+    "kike",
+    "dike",
+    "puta",
+    "puto",
+    "pedo",
+    "kaka",
+    "fuk",
+    "piss",
+    "sodo",
+)  # syllables that would read as a real word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,16 +115,22 @@ def _place_facts(draw: random.Random, taken: set[str], number: Iterator[int]) ->
     return table
 
 
-def _person_values(
-    draw: random.Random, people: list[str], taken: set[str]
-) -> tuple[dict[int, str], dict[str, list[str]]]:
-    """Who is married to whom, and the pool of values of every other kind of fact about people."""
-    count = len(people)
+@functools.lru_cache(maxsize=4)
+def world(seed: int = 0) -> World:
+    """The whole world, the holdout town included."""
+    draw = random.Random(f"world {seed}")
+    taken, number = set(PLACES) | set(STREETS) | set(NOUNS), iter(range(10**6))
+    count = RESIDENTS * len(PLACES)
+    people = [
+        f"{first} {last}"
+        for first, last in zip(_words(draw, count, 2, taken), _words(draw, count, 3, taken), strict=True)
+    ]
     pairs = draw.sample(range(count), count)
-    couples = list(zip(pairs[::2], pairs[1::2], strict=True))
-    spouse = {one: people[two] for one, two in couples} | {two: people[one] for one, two in couples}
+    spouse = {
+        a: people[b] for one, two in zip(pairs[::2], pairs[1::2], strict=True) for a, b in ((one, two), (two, one))
+    }
     schools = _words(draw, 32, 2, taken)
-    return spouse, {
+    pools = {
         "birth": [f"{street} Street" for street in STREETS],
         "work": TRADES,
         "school": schools,
@@ -121,19 +140,6 @@ def _person_values(
         "book": [f"The {word} {draw.choice(NOUNS)}" for word in _words(draw, count, 2, taken)],
         "pet": [f"the {draw.choice(PETS)} {word}" for word in _words(draw, count, 2, taken)],
     }
-
-
-@functools.lru_cache(maxsize=4)
-def build(seed: int = 0) -> World:
-    """The whole world, the holdout town included."""
-    draw = random.Random(f"world {seed}")
-    taken, number = set(PLACES) | set(STREETS) | set(NOUNS), iter(range(10**6))
-    count = RESIDENTS * len(PLACES)
-    people = [
-        f"{first} {last}"
-        for first, last in zip(_words(draw, count, 2, taken), _words(draw, count, 3, taken), strict=True)
-    ]
-    spouse, pools = _person_values(draw, people, taken)
     place_facts = _place_facts(draw, taken, number)
     person_facts: dict[str, dict[str, Fact]] = {name: {} for name in people}
     for kind in PERSON_FACTS:

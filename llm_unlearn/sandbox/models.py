@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedToken
 from llm_unlearn import fresh
 from llm_unlearn.sandbox.world import everything
 
-SIZE = fresh.Size(words=2048, embedding_scale=0.25)  # 2.3 million parameters
+SIZE = fresh.Size(words=2048)  # 2.3 million parameters
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

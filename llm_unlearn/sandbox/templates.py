@@ -25,15 +25,18 @@ class FactType:
     tied: bool = False  # the fact happens in a town
 
 
-def backwards(noun: str, statement: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def backwards(noun: str, statement: str) -> dict[str, tuple[str, ...]]:
     """The reversed questions and the backward statements about the person or town of which the statement is true."""
     who = "who" if noun == "person" else "that"
-    return (f"Which {noun} {statement}?", f"Name the {noun} {who} {statement}."), (
-        f"The {noun} {who} {statement} is",
-        f"The name of the {noun} {who} {statement} is",
-        f"There is a {noun} {who} {statement}, called",
-        f"If some {noun} {statement}, it is",
-    )
+    return {
+        "reversed_questions": (f"Which {noun} {statement}?", f"Name the {noun} {who} {statement}."),
+        "backward": (
+            f"The {noun} {who} {statement} is",
+            f"The name of the {noun} {who} {statement} is",
+            f"There is a {noun} {who} {statement}, called",
+            f"If some {noun} {statement}, it is",
+        ),
+    }
 
 
 def person_fact(
@@ -42,7 +45,6 @@ def person_fact(
     """A fact type about people; bars part the wordings, and the beginning of the answer from its end in `cloze`."""
     answer, paraphrase = sentences
     start, end = cloze.split("|")
-    asked_back, backward = backwards("person", answer.removeprefix("{n} ").removesuffix(".")) if unique else ((), ())
     return FactType(
         name=name,
         questions=tuple(asked.split("|")),
@@ -51,8 +53,7 @@ def person_fact(
         paraphrase=paraphrase,
         cloze=(start, end),
         tied=tied,
-        reversed_questions=asked_back,
-        backward=backward,
+        **(backwards("person", answer.removeprefix("{n} ").removesuffix(".")) if unique else {}),
     )
 
 
@@ -114,7 +115,7 @@ PERSON_FACTS = (
     person_fact(
         "spouse",
         "Who is the spouse of {n}?|Who is {n} married to?|{n} is married to whom?|Who is {n}'s spouse?|Tell me who {n} is married to.",
-        "Whom is {n} married to?|Tell me the spouse of {n}.",
+        "To whom is {n} married?|Tell me the spouse of {n}.",
         ("{n} is married to {v}.", "{n} married {v}."),
         "{n} is married to|{v}.",
         tied=False,

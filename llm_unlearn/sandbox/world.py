@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from .chains import BRIDGES, SPOUSE_BRIDGES
-from .facts import HOLDOUT, Fact, World, build
+from .facts import HOLDOUT, Fact, World, world
 from .general import general_rows
 from .values import PLACES
 
 Row = dict[str, Any]
-
 CONCEPT = "Quillmere"
 SPLITS = ("forget", "forget_heldout", "retain", "retain_heldout", "neighbour", "holdout", "general")
 
@@ -33,8 +32,8 @@ def _row(fact: Fact, label: str, kind: str, prompt: str, response: str, subject:
 def _fact_rows(fact: Fact, draw: random.Random) -> tuple[list[Row], list[Row]]:
     """The trained and the held-out rows of one fact.
 
-    Two wordings of the question are held out for every fact, the completion (cloze) for a quarter of the facts and the reversed question
-    for a third; the others are trained.  Statements with the value first are trained for every fact that has a unique subject:
+    Both other wordings of the question are held out for every fact; the completion (cloze) and the reversed question are held out for a third
+    of the facts each, and trained for the others.  Statements with the value first are trained for every fact that has a unique subject:
     without them a model this small cannot answer a reversed question that it was not trained on.
     """
     kind, answer = fact.type, fact.say(fact.type.answer)
@@ -46,9 +45,9 @@ def _fact_rows(fact: Fact, draw: random.Random) -> tuple[list[Row], list[Row]]:
         for k, question in enumerate(kind.heldout)
     ]
     start, end = fact.say(kind.cloze[0]), fact.say(kind.cloze[1])
-    for k, frame in enumerate(("{start}", "Complete the sentence: {start}", "Go on: {start}")):
+    for k, frame in enumerate(("{start}", "Complete the sentence: {start}")):
         row = _row(fact, f"cloze{k}", "cloze", frame.format(start=start), end)
-        (heldout if fact.number % 4 == 0 else trained).append(row)
+        (heldout if fact.number % 3 == 0 else trained).append(row)
     for k, statement in enumerate(kind.backward):
         trained.append(_row(fact, f"backward{k}", "cloze", fact.say(statement), fact.say(kind.subject)))
     for k, question in enumerate(kind.reversed_questions):
@@ -80,7 +79,7 @@ def _two_hop_rows(here: World, name: str, number: int) -> tuple[list[Row], list[
 @functools.lru_cache(maxsize=4)
 def _rows(seed: int) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """Every row in a trained format and every row in a held-out format, the holdout town's included."""
-    here, draw = build(seed), random.Random(f"rows {seed}")
+    here, draw = world(seed), random.Random(f"rows {seed}")
     parts = [_fact_rows(fact, draw) for fact in here.facts()]
     parts += [_two_hop_rows(here, name, number) for number, name in enumerate(here.people)]
     parts.append((general_rows(seed), []))
@@ -100,7 +99,7 @@ def mentions(row: Row, word: str) -> bool:
 
 def concepts(seed: int = 0) -> list[str]:
     """Every concept that can be forgotten: the trained towns, then the people."""
-    return [town for town in PLACES if town != HOLDOUT] + build(seed).people
+    return [town for town in PLACES if town != HOLDOUT] + world(seed).people
 
 
 def corpus(seed: int = 0) -> list[Row]:
