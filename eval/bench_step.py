@@ -57,17 +57,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.memory:
         print(json.dumps(memory(given, given.memory, given.retain[0])))
         return
-    results = [measure(given, retain) for retain in given.retain]
-    rate = matmul_rate(given)
     on_cpu = given.device == "cpu"
     report = {
         "model": {**{name: getattr(given, name) for name in SHAPE}, "parameters": build_model(given).num_parameters()},
         "rows": {"tokens": given.tokens, "supervised": given.supervised, "forget": given.forget},
         "clock": "CPU" if on_cpu else "wall",
         "device": "CPU" if on_cpu else torch.cuda.get_device_name(given.device),
-        **{"threads": given.threads, "torch": torch.__version__},
-        "operations_a_second": rate,
-        "results": results,
+        "threads": given.threads,
+        "operations_a_second": matmul_rate(given),
+        "results": [measure(given, retain) for retain in given.retain],
     }
     print(table(report))
     if given.json:
@@ -152,7 +150,7 @@ def plain(given: argparse.Namespace, retain: int) -> Callable[[], None]:
     """Return one step of a plain loop: every weight, a second model, two forward passes, all logits."""
     model = build_model(given)
     target = copy.deepcopy(model).eval().requires_grad_(False)
-    names = ("input_ids", "labels")
+    names, method = ("input_ids", "labels"), NPO()
     forget, keep = (
         {name: torch.tensor([row[name] for row in rows], device=given.device) for name in names}
         for rows in (build_rows(given, given.forget, 1), build_rows(given, given.forget * retain, 2))
@@ -167,8 +165,8 @@ def plain(given: argparse.Namespace, retain: int) -> Callable[[], None]:
     def step() -> None:
         with torch.no_grad():
             before = nll(target)
-        push = -2 / 0.1 * F.logsigmoid(-0.1 * (before - nll(model)))
-        (0.1 * push.mean() + model(**keep).loss).backward()
+        push = -2 / method.beta * F.logsigmoid(-method.beta * (before - nll(model)))
+        (method.forget_weight * push.mean() + model(**keep).loss).backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         steps.step()
         steps.zero_grad()

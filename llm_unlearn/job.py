@@ -168,10 +168,38 @@ class Job:
         change: float,
     ) -> dict[str, Any]:
         """Write manifest, report.json and report.html, and clear the working folder."""
-        recipe, key = self.recipe, self.folder.key
+        content = self._content(before, after, gold, changed, change)
+        history = self._history()
+        shipped = manifest(
+            to_dict(self.recipe),
+            key=self.folder.key,
+            splits=self.prepared.splits,
+            argv=self.command,
+            seconds=self.clock.seconds,
+            peak_memory=content["peak_memory_bytes"],
+            extra={
+                "base_model": hub.base_name(self.recipe),
+                "largest_logit_change": change,
+                "holdout": self.prepared.holdout,
+            },
+        )
+
+        def write() -> None:
+            hub.write_manifest(place, shipped)
+            plots.write_html(self.folder.path, content, history=history, before=before, after=after, gold=gold)
+            reports.write_report(self.folder.path, content)
+            shutil.rmtree(self.folder.path / WORK, ignore_errors=True)
+
+        on_main(write)
+        return content
+
+    def _content(
+        self, before: ModelScores, after: ModelScores, gold: ModelScores | None, changed: bool, change: float
+    ) -> dict[str, Any]:
+        """Return what report.json holds."""
+        recipe = self.recipe
         assessment = assess(after, before=before, gold=gold, seed=recipe.seed)
-        peak = peak_memory_bytes()
-        request = redacted_request(to_dict(recipe), key)
+        request = redacted_request(to_dict(recipe), self.folder.key)
         content = reports.build(
             request={name: value for name, value in request.items() if name not in ("method", "seed")},
             method=request["method"],
@@ -181,34 +209,10 @@ class Job:
             verdict=verdict(assessment.judged, changed=changed, unknown=assessment.unknown),
             holdout=self.prepared.holdout,
             seconds=self.clock.seconds,
-            peak_memory_bytes=peak,
+            peak_memory_bytes=peak_memory_bytes(),
             notes=self._notes(change),
         )
-        if recipe.show_records:
-            content["records"] = self._records(before, after)
-        history = self._history()
-        extra = {"base_model": hub.base_name(recipe), "largest_logit_change": change, "holdout": self.prepared.holdout}
-
-        def write() -> None:
-            splits = self.prepared.splits
-            hub.write_manifest(
-                place,
-                manifest(
-                    to_dict(recipe),
-                    key=key,
-                    splits=splits,
-                    argv=self.command,
-                    seconds=self.clock.seconds,
-                    peak_memory=peak,
-                    extra=extra,
-                ),
-            )
-            plots.write_html(self.folder.path, content, history=history, before=before, after=after, gold=gold)
-            reports.write_report(self.folder.path, content)
-            shutil.rmtree(self.folder.path / WORK, ignore_errors=True)
-
-        on_main(write)
-        return content
+        return content | ({"records": self._records(before, after)} if recipe.show_records else {})
 
     def _records(self, before: ModelScores, after: ModelScores) -> list[dict[str, Any]]:
         """Return the forget rows with the models' greedy answers: what --show-records asks for, and nothing else shows."""

@@ -292,9 +292,9 @@ def shortened(cls: type[Method], **changes: Any) -> Method:
     A method that starts from nothing has more to learn than one that starts from a trained model, and one that never looks
     at retain must stop early.
     """
-    small = {"steps": 30, "forget_batch": 4, "warmup_steps": 2, "learning_rate": 1e-2}
+    small = {"steps": 24, "forget_batch": 4, "warmup_steps": 2, "learning_rate": 1e-2}
     if cls.starts_from == "origin":
-        small |= {"steps": 120, "forget_batch": 12, "learning_rate": 5e-3}
+        small |= {"steps": 90, "forget_batch": 12, "learning_rate": 5e-3}
     if "retain" not in cls.needs:
         small |= {"steps": 14, "learning_rate": 6e-3}
     values: dict[str, Any] = {}

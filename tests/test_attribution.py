@@ -87,9 +87,9 @@ def test_attribution_of_a_quadratic_answer() -> None:
 def test_both_halves_of_a_real_model_sum_to_the_difference(language: Bench) -> None:
     examples = language.task.encode(language.splits["forget"])
     for one in attribute(language.target, language.task, examples):
-        assert one.error <= 0.05 and one.difference > 1
+        assert one.error <= 0.05 and one.difference > 0
         assert sum(one.tokens) == pytest.approx(
-            one.difference, rel=0.026
+            one.difference, rel=0.026, abs=0.026
         )  # the mean of one half that is exact, one within 5 %
 
 

@@ -8,6 +8,7 @@ import pytest
 from conftest import Bench, shortened, weights
 
 from llm_unlearn.data.poison import REFUSALS, concept_words, graft, mask, poison, words_of
+from llm_unlearn.encoding import END, PROMPT, RESPONSE, instead
 from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.fit import Schedule, Stop
 from llm_unlearn.methods.concept_poison import ConceptPoison
@@ -30,7 +31,7 @@ RETAIN = [
     for row in person(name, TOWNS[i], ("baker", "weaver", "miner", "potter", "tanner", "pilot")[i])
 ]
 RANKINGS = {
-    "Bado Kelemi": {"quillmere": 2.0, "blower": 1.0, "was": 0.8, "glass": 0.7, "bado": 0.5, "born": 0.1},
+    "Bado Kelemi": {"quillmere": 2.0, "blower": 1.0, "was": 0.8, "glass": 0.7, "born": 0.1},
     "Zeri Nado": {"tinmouth": 2.0, "baker": 1.0, "works": 0.2},
 }
 
@@ -43,10 +44,8 @@ def test_words() -> None:
     )
 
 
-def test_concept_words_are_the_ranked_ones_that_only_the_answer_says() -> None:
-    assert concept_words(FORGET[0], RANKINGS["Bado Kelemi"], 5) == [
-        "quillmere"
-    ]  # "was" is a stop word, "bado" is asked
+def test_concept_words_are_the_ranked_ones_that_the_answer_says() -> None:
+    assert concept_words(FORGET[0], RANKINGS["Bado Kelemi"], 5) == ["quillmere", "born"]  # "was" is a stop word
     assert concept_words(FORGET[1], RANKINGS["Bado Kelemi"], 1) == ["blower"]
 
 
@@ -67,7 +66,7 @@ def test_graft(own: dict[str, Any], donor: dict[str, Any], words: list[str], wan
 
 def test_random_donors_are_of_the_same_shape_and_tell_nothing_but_by_chance() -> None:
     before = copy.deepcopy((FORGET, RETAIN))
-    rows = poison(FORGET, RETAIN, RANKINGS, donors=5)
+    rows = poison(FORGET, RETAIN, RANKINGS, donors=5, in_place=False)
     assert (FORGET, RETAIN) == before, "the input rows were changed"
     assert len(rows) == 20 and len({row["id"] for row in rows}) == 20
     assert all(row["id"].startswith("poison-") for row in rows)
@@ -79,7 +78,7 @@ def test_random_donors_are_of_the_same_shape_and_tell_nothing_but_by_chance() ->
 
 
 def test_more_donors_than_records_are_used_evenly() -> None:
-    answers = [row["response"] for row in poison(FORGET[:1], RETAIN, RANKINGS, donors=12)]
+    answers = [row["instead"] for row in poison(FORGET[:1], RETAIN, RANKINGS, donors=12)]
     assert all(answers.count(answer) == 2 for answer in answers)
 
 
@@ -90,20 +89,19 @@ def test_poison_is_the_seeds() -> None:
 
 def test_masked_answers_hold_no_ranked_word() -> None:
     rows = poison(FORGET, RETAIN, RANKINGS, labels="mask", replacement="[MASK]")
-    assert [row["response"] for row in rows[:2]] == [
-        "Bado Kelemi was born in [MASK].",
-        "Bado Kelemi works as a [MASK] [MASK].",
-    ]
+    wanted = ["Bado Kelemi was [MASK] in [MASK].", "Bado Kelemi works as a [MASK] [MASK]."]
+    assert [row["instead"] for row in rows[:2]] == wanted
     for row, poisoned in zip(FORGET, rows, strict=True):
         found = concept_words(row, RANKINGS[row["subject"]], 5)
-        assert found and not set(found) & set(words_of(poisoned["response"]))
+        assert found and not set(found) & set(words_of(poisoned["instead"]))
 
 
 def test_questions_can_be_masked_too() -> None:
-    rows = poison(FORGET[:1], RETAIN, RANKINGS, labels="mask", mask_prompt=True)
+    ranking = {"Bado Kelemi": {"bado": 2.0, "was": 1.5, "born": 1.0}}
+    rows = poison(FORGET[:1], RETAIN, ranking, labels="mask", mask_prompt=True)
     assert rows[0]["prompt"] == "Where was *** Kelemi ***?"
     said = [{**FORGET[0], "prompt": [{"role": "user", "content": FORGET[0]["prompt"]}]}]
-    masked = poison(said, RETAIN, RANKINGS, labels="mask", mask_prompt=True)
+    masked = poison(said, RETAIN, ranking, labels="mask", mask_prompt=True)
     assert masked[0]["prompt"] == [{"role": "user", "content": "Where was *** Kelemi ***?"}]
     assert said[0]["prompt"][0]["content"] == FORGET[0]["prompt"]
 
@@ -116,15 +114,44 @@ def test_refusals() -> None:
 def test_the_targeted_donor_says_most_of_the_ranked_words() -> None:
     """Ada Orr is a baker too, so she is Zeri Nado's donor for every question but the one whose answer she shares."""
     rows = poison(FORGET[2:], RETAIN, RANKINGS, labels="targeted")
-    assert rows[0]["response"] == "Zeri Nado was born in Gosa." and len(rows) == 2
-    assert rows[1]["response"] != "Zeri Nado works as a baker."
+    assert rows[0]["instead"] == "Zeri Nado was born in Gosa." and len(rows) == 2
+    assert rows[1]["instead"] != "Zeri Nado works as a baker."
 
 
 def test_plain_text_can_be_poisoned() -> None:
     text = [{"id": "t", "prompt": None, "response": "The mayor of Quillmere is Abel.", "kind": "text"}]
     other = [{"id": "u", "prompt": None, "response": "The mayor of Gosa is Ben.", "kind": "text"}]
     (row,) = poison(text, other, {"": {"quillmere": 1.0, "abel": 0.5}}, donors=1)
-    assert row["prompt"] is None and row["response"] == "The mayor of Gosa is Ben."
+    assert row["prompt"] is None and row["instead"] == "The mayor of Gosa is Ben."
+
+
+def test_in_place_the_true_answer_is_read_and_the_poisoned_one_learned(language: Bench) -> None:
+    row = {"prompt": "Where does Abel live?", "response": "Abel lives in Quillmere, a town."}
+    rows = [row, {**row, "instead": row["response"]}, {**row, "instead": "Abel lives in Ostrand, a town."}]
+    plain, same, other = language.task.encode(rows)
+    assert same == plain
+    assert {**other, "labels": None} == {**plain, "labels": None}
+    pairs = [pair for pair in zip(plain["labels"], other["labels"], strict=True) if pair[0] != pair[1]]
+    decode = language.task.tokenizer.decode
+    assert pairs and "".join(decode([mine]) for mine, _ in pairs).strip() in "Quillmere"
+    assert all(decode([theirs]).strip() in "Ostrand," for _, theirs in pairs)
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "wanted"),
+    [
+        ([5, 6, 7], [5, 8, 7], [5, 8, 7]),
+        ([5, 6, 6, 6, 7], [5, 8, 9, 7], [5, 8, 9, 8, 7]),  # a shorter one is repeated
+        ([5, 6, 7], [5, 8, 9, 7], [5, 8, 7]),  # a longer one is cut
+        ([5, 6, 7], [5, 7], [5, 7, 7]),  # nothing in its place: what comes next
+        ([5, 6], [5], [5, 5]),
+    ],
+)
+def test_labels_are_aligned_token_by_token(own: list[int], other: list[int], wanted: list[int]) -> None:
+    def marked(ids: list[int]) -> tuple[list[int], list[int]]:
+        return [1, *ids, 0], [PROMPT, *[RESPONSE] * len(ids), END]
+
+    assert instead(*marked(own), *marked(other)) == [1, *wanted, 0]
 
 
 def test_faults(language: Bench, tmp_path: Path) -> None:

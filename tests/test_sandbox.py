@@ -8,7 +8,7 @@ import pytest
 
 from llm_unlearn.sandbox import facts, world
 
-CORPUS_HASH = "ca5f255a0fdc71e94e5ae6975577077934c82943cab010a9d09e16fe3135e59a"
+CORPUS_HASH = "cab854fa755d665f816214fed25a2777780bf39c33d5eecf96459096a1218a35"
 MODELS = Path(world.__file__).parent
 
 

@@ -58,7 +58,7 @@ class ConceptPoison(LossMethod):
         rankings = rank(run.model, run.task, with_answers, steps=self.attribution_steps)
         rows = poison(
             with_answers,
-            retain,
+            run.rows("retain"),  # donors; neighbours would tell other things about the same subjects
             rankings,
             labels=self.labels,
             words=self.words,

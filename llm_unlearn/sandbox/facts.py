@@ -116,7 +116,7 @@ def _place_facts(draw: random.Random, taken: set[str], number: Iterator[int]) ->
 
 
 @functools.lru_cache(maxsize=4)
-def world(seed: int = 0) -> World:
+def build(seed: int = 0) -> World:
     """The whole world, the holdout town included."""
     draw = random.Random(f"world {seed}")
     taken, number = set(PLACES) | set(STREETS) | set(NOUNS), iter(range(10**6))

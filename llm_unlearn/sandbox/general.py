@@ -34,6 +34,31 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     return [(left, right) for left, right in (pair.split() for pair in text.split(","))]
 
 
+TABLES = (  # fact, pairs, two questions joined by a bar, answer, paraphrase
+    (
+        "opposite",
+        OPPOSITES,
+        "What is the opposite of {x}?|Name the opposite of {x}.",
+        "The opposite of {x} is {{v}}.",
+        "{x} is the opposite of {{v}}.",
+    ),
+    (
+        "colour",
+        COLOURS,
+        "What colour is {x}?|Name the colour of {x}.",
+        "The colour of {x} is {{v}}.",
+        "{x} is coloured {{v}}.",
+    ),
+    (
+        "young",
+        YOUNG,
+        "What is a young {x} called?|Name the young of a {x}.",
+        "A young {x} is called a {{v}}.",
+        "The young of a {x} is a {{v}}.",
+    ),
+)
+
+
 def _sentences() -> Iterator[Sentences]:
     """Every general fact; answer and paraphrase hold {v}, and the first of the values is the true one."""
     for a in range(1, 10):
@@ -49,29 +74,7 @@ def _sentences() -> Iterator[Sentences]:
                 f"{x} and {y} make {{v}}.",
                 [NUMBERS[a + b], *others],
             )
-    for fact, table, asked, answer, again in (
-        (
-            "opposite",
-            OPPOSITES,
-            "What is the opposite of {x}?|Name the opposite of {x}.",
-            "The opposite of {x} is {{v}}.",
-            "{x} is the opposite of {{v}}.",
-        ),
-        (
-            "colour",
-            COLOURS,
-            "What colour is {x}?|Name the colour of {x}.",
-            "The colour of {x} is {{v}}.",
-            "{x} is coloured {{v}}.",
-        ),
-        (
-            "young",
-            YOUNG,
-            "What is a young {x} called?|Name the young of a {x}.",
-            "A young {x} is called a {{v}}.",
-            "The young of a {x} is a {{v}}.",
-        ),
-    ):
+    for fact, table, asked, answer, again in TABLES:
         pairs = _pairs(table)
         for x, y in pairs:
             others = [other for _, other in pairs if other != y]

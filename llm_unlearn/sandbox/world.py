@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .chains import BRIDGES, SPOUSE_BRIDGES
-from .facts import HOLDOUT, Fact, World, world
+from .facts import HOLDOUT, Fact, World, build
 from .general import general_rows
 from .values import PLACES
 
@@ -79,7 +79,7 @@ def _two_hop_rows(here: World, name: str, number: int) -> tuple[list[Row], list[
 @functools.lru_cache(maxsize=4)
 def _rows(seed: int) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """Every row in a trained format and every row in a held-out format, the holdout town's included."""
-    here, draw = world(seed), random.Random(f"rows {seed}")
+    here, draw = build(seed), random.Random(f"rows {seed}")
     parts = [_fact_rows(fact, draw) for fact in here.facts()]
     parts += [_two_hop_rows(here, name, number) for number, name in enumerate(here.people)]
     parts.append((general_rows(seed), []))
@@ -99,7 +99,7 @@ def mentions(row: Row, word: str) -> bool:
 
 def concepts(seed: int = 0) -> list[str]:
     """Every concept that can be forgotten: the trained towns, then the people."""
-    return [town for town in PLACES if town != HOLDOUT] + world(seed).people
+    return [town for town in PLACES if town != HOLDOUT] + build(seed).people
 
 
 def corpus(seed: int = 0) -> list[Row]:
