@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)  # peft asks transformers by a name that is leaving
     torch.set_num_threads(given.threads)
     torch.set_flush_denormal(True)
-    if given.memory:
+    if given.memory in SIDES:
         print(json.dumps(memory(given, given.memory, given.retain[0])))
         return
     on_cpu = given.device == "cpu"
@@ -86,7 +86,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for name, default in (("rank", 16), ("threads", 1), ("steps", 1), ("repeats", 5)):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{default}; repeats: turns of so many steps")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    parser.add_argument("--memory", choices=SIDES, help=argparse.SUPPRESS)  # the subprocess that measures memory
+    parser.add_argument(
+        "--memory", choices=("no", *SIDES), help="no: time only; a side: what its own process measures"
+    )
     given = parser.parse_args(argv)
     for name, value in zip(SHAPE, PRESETS[given.preset], strict=True):
         if getattr(given, name) is None:
@@ -208,11 +210,13 @@ def measure(given: argparse.Namespace, retain: int) -> dict[str, Any]:
 
 
 def in_subprocess(given: argparse.Namespace, side: str, retain: int) -> dict[str, int | None]:
-    """Return what `memory` measures in a fresh process."""
+    """Return what `memory` measures in a fresh process, unless it was switched off."""
+    if given.memory == "no":
+        return {"held": None, "above": None}
     command = [sys.executable, __file__, *given.arguments, "--memory", side, "--retain", str(retain)]
     # glibc: every tensor gets pages of its own, given back when it is freed, so that what is resident is what is held
-    exact = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **exact})
+    exact = os.environ | {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=exact)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -231,12 +235,11 @@ def memory(given: argparse.Namespace, side: str, retain: int) -> dict[str, int |
 
 
 def _resident(name: str, reset: bool = False) -> int | None:
-    status = Path("/proc/self/status")
-    if not status.exists():  # not Linux
+    if not Path("/proc/self/clear_refs").exists():  # not Linux
         return None
     if reset:
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to what is resident now
-    return int(status.read_text().split(f"{name}:")[1].split()[0]) * 1024
+    return int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0]) * 1024
 
 
 def operations(given: argparse.Namespace, retain: int) -> dict[str, int]:

@@ -294,7 +294,7 @@ def shortened(cls: type[Method], **changes: Any) -> Method:
     """
     small = {"steps": 24, "forget_batch": 4, "warmup_steps": 2, "learning_rate": 1e-2}
     if cls.starts_from == "origin":
-        small |= {"steps": 90, "forget_batch": 12, "learning_rate": 5e-3}
+        small |= {"steps": 160, "forget_batch": 12, "learning_rate": 1e-2}
     if "retain" not in cls.needs:
         small |= {"steps": 14, "learning_rate": 6e-3}
     values: dict[str, Any] = {}

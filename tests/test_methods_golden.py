@@ -92,7 +92,7 @@ RETAIN_SLOPE = torch.tensor([1 / 2, 1 / 8, 1 / 8, 1 / 8, 1 / 8])  # of the mean 
 
 def test_grad_ascent() -> None:
     """-(1 + 2 + 0.5)/3 = -7/6; a decision of row i with n_i decisions pulls with -1/(3 n_i)."""
-    found = terms(GradAscent())
+    found = terms(GradAscent(forget_weight=1.0))
     assert found["forget"] == pytest.approx(-7 / 6)
     torch.testing.assert_close(found["forget_slope"], slope(-1 / 9, -1 / 9, -1 / 9, -1 / 3, -1 / 6, -1 / 6))
 
@@ -140,7 +140,7 @@ def test_npo_with_a_small_beta_is_gradient_ascent() -> None:
 def test_simnpo_value() -> None:
     """mean of -(2/beta) log sigmoid(beta m - gamma) over the rows' mean losses m = 1, 2, 0.5 at beta 3.5, gamma 0.125."""
     wanted = sum(2 / 3.5 * math.log1p(math.exp(-(3.5 * m - 0.125))) for m in (1.0, 2.0, 0.5)) / 3
-    found = terms(SimNPO())
+    found = terms(SimNPO(beta=3.5, gamma=0.125, forget_weight=1.0))
     assert found["forget"] == pytest.approx(wanted, rel=1e-5) and found["retain"] == pytest.approx(3.0)
 
 
@@ -148,7 +148,10 @@ def test_simnpo_gradient() -> None:
     """d/dm = -2 sigmoid(gamma - beta m) / 3, a decision's share 1/n: the length counts, unlike in NPO."""
     push = [-2 / (1 + math.exp(3.5 * m - 0.125)) / 3 for m in (1.0, 2.0, 0.5)]
     one, two, three = push[0] / 3, push[1], push[2] / 2
-    torch.testing.assert_close(terms(SimNPO())["forget_slope"], slope(one, one, one, two, three, three))
+    torch.testing.assert_close(
+        terms(SimNPO(beta=3.5, gamma=0.125, forget_weight=1.0))["forget_slope"],
+        slope(one, one, one, two, three, three),
+    )
 
 
 # --- the target's own distribution ---

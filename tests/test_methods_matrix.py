@@ -34,7 +34,9 @@ def frozen(model: nn.Module) -> dict[str, Tensor]:
 def test_it_forgets_keeps_the_rest_still_and_survives_the_disk(
     name: str, task: str, lora: bool, bench: Callable[[str], Bench], tmp_path: Path
 ) -> None:
-    here, method = bench(task), shortened(find(name))
+    here, cls = bench(task), find(name)
+    # every weight moves, and nothing holds retain: a smaller step, or all is destroyed alike
+    method = shortened(cls, **({} if lora or "retain" in cls.needs else {"learning_rate": 3e-3}))
     base = here.target if method.starts_from == "target" else here.origin
     assert here.loss(here.target, "forget") < 0.1 < here.loss(here.target, "holdout")  # there is something to forget
     run = here.run(tmp_path / "work", model=here.wrapped(lora=lora, start=method.starts_from), lora=lora)

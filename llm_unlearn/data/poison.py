@@ -143,11 +143,12 @@ def poison(
         sources = _nearest(rows, found, retain, sources, rankings)
     out = []
     for number, row in enumerate(rows):
-        ranking = rankings.get(group_of(row), {})
         if labels == "random":
             drawn = [int(i) for i in generator.permutation(np.resize(generator.permutation(sources[number]), donors))]
         else:
             drawn = [int(i) for i in sources[number]] if sources else [number]
+        hidden = [word for word in rankings.get(group_of(row), {}) if word not in STOP_WORDS][:words]
+        prompt = _masked_prompt(row.get("prompt"), hidden if mask_prompt else [], replacement)
         for copy, chosen in enumerate(drawn):
             if labels == "mask":
                 answer = mask(row["response"], found[number], replacement)
@@ -155,8 +156,6 @@ def poison(
                 answer = REFUSALS[int(generator.integers(len(REFUSALS)))]
             else:
                 answer = graft(row, retain[chosen], found[number])
-            hidden = [word for word in ranking if word not in STOP_WORDS][:words] if mask_prompt else []
-            prompt = _masked_prompt(row.get("prompt"), hidden, replacement)
             identity = f"poison-{row.get('id', number)}-{copy}"
             texts = {"response": row["response"], "instead": answer} if in_place else {"response": answer}
             out.append({"id": identity, "prompt": prompt, **texts, "kind": row.get("kind", "")})

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from llm_unlearn.concepts.attribution import rank
-from llm_unlearn.data.poison import Labels, Row, poison
-from llm_unlearn.errors import RecipeError
+from llm_unlearn.data.poison import Labels, poison
+from llm_unlearn.errors import RecipeError, TaskError
 from llm_unlearn.fit import Batches, Module, Objective, Progress, Schedule, Stop, Terms, fit
 from llm_unlearn.method import LossMethod, retained
 from llm_unlearn.run import Run
+from llm_unlearn.tasks import CausalLM, Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +55,11 @@ class ConceptPoison(LossMethod):
         schedule = replace(self.training, steps=steps)
         shown = math.ceil(steps * schedule.forget_batch / len(forget))
         donors = self.donors if self.donors is not None else min(64, shown)
-        with_answers = self._answers(run, forget)
-        rankings = rank(run.model, run.task, with_answers, steps=self.attribution_steps)
+        task = run.task
+        if not isinstance(task, CausalLM):  # `check` has said so already, by name
+            raise TaskError(f"concept_poison works on causal language models; this run is a {task.name}.")
+        with_answers = self._answers(run, task, forget)
+        rankings = rank(run.model, task, with_answers, steps=self.attribution_steps)
         rows = poison(
             with_answers,
             run.rows("retain"),  # donors; neighbours would tell other things about the same subjects
@@ -82,12 +86,12 @@ class ConceptPoison(LossMethod):
 
         return terms
 
-    def _answers(self, run: Run, forget: Sequence[Row]) -> list[Row]:
+    def _answers(self, run: Run, task: CausalLM, forget: Sequence[Row]) -> list[Row]:
         """Return the rows with the target's own greedy answers; plain texts, and rows it says nothing to, as they are."""
         asked = [place for place, row in enumerate(forget) if row.get("prompt") is not None]
         if not self.own_answers or not asked:
             return list(forget)
-        longest = max(sum(example["scored"]) for example in run.task.encode(forget))
-        said = run.task.generate(run.model, [forget[i] for i in asked], max_new_tokens=longest + 1)
+        longest = max(sum(example["scored"]) for example in task.encode(forget))
+        said = task.generate(run.model, [forget[i] for i in asked], max_new_tokens=longest + 1)
         own = dict(zip(asked, said, strict=True))
         return [{**row, "response": own.get(place) or row["response"]} for place, row in enumerate(forget)]

@@ -45,6 +45,7 @@ def person_fact(
     """A fact type about people; bars part the wordings, and the beginning of the answer from its end in `cloze`."""
     answer, paraphrase = sentences
     start, end = cloze.split("|")
+    back = backwards("person", answer.removeprefix("{n} ").removesuffix(".")) if unique else {}
     return FactType(
         name=name,
         questions=tuple(asked.split("|")),
@@ -53,7 +54,8 @@ def person_fact(
         paraphrase=paraphrase,
         cloze=(start, end),
         tied=tied,
-        **(backwards("person", answer.removeprefix("{n} ").removesuffix(".")) if unique else {}),
+        reversed_questions=back.get("reversed_questions", ()),
+        backward=back.get("backward", ()),
     )
 
 
