@@ -57,12 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.memory in SIDES:
         print(json.dumps(memory(given, given.memory, given.retain[0])))
         return
-    on_cpu = given.device == "cpu"
     report = {
         "model": {**{name: getattr(given, name) for name in SHAPE}, "parameters": build_model(given).num_parameters()},
         "rows": {"tokens": given.tokens, "supervised": given.supervised, "forget": given.forget},
-        "clock": "CPU" if on_cpu else "wall",
-        "device": "CPU" if on_cpu else torch.cuda.get_device_name(given.device),
+        "device": "CPU" if given.device == "cpu" else torch.cuda.get_device_name(given.device),
         "threads": given.threads,
         "operations_a_second": matmul_rate(given),
         "results": [measure(given, retain) for retain in given.retain],
@@ -223,11 +221,9 @@ def in_subprocess(given: argparse.Namespace, side: str, retain: int) -> dict[str
 def memory(given: argparse.Namespace, side: str, retain: int) -> dict[str, int | None]:
     """Return bytes held just before the first step, and the peak of three steps above that; None where unknown."""
     step = BUILD[side](given, retain)
-    if given.device == "cpu":
-        held = _resident("VmRSS", reset=True)
-    else:
+    if given.device != "cpu":
         torch.cuda.reset_peak_memory_stats(given.device)
-        held = torch.cuda.memory_allocated(given.device)
+    held = _resident("VmRSS", reset=True) if given.device == "cpu" else torch.cuda.memory_allocated(given.device)
     for _ in range(3):
         step()
     peak = _resident("VmHWM") if given.device == "cpu" else torch.cuda.max_memory_allocated(given.device)
@@ -278,7 +274,7 @@ def table(report: dict[str, Any]) -> str:
         f"NPO, Llama, {model['parameters'] / 1e6:.1f} M parameters, {model['vocab']} words, {model['dtype']}; rows of "
         + f"{rows['tokens']} tokens, {rows['supervised']} supervised; {report['device']}, {report['threads']} thread(s)",
         "",
-        f"| forget : retain | side | {report['clock']} s a step, mean (least - most) | floor s | MB held before | MB above at peak |",
+        f"| forget : retain | side | {'CPU' if report['device'] == 'CPU' else 'wall'} s a step, mean (least - most) | floor s | MB held before | MB above at peak |",
         "|---|---|---|---|---|---|",
     ]
     for result in report["results"]:
