@@ -55,11 +55,8 @@ class ConceptPoison(LossMethod):
         schedule = replace(self.training, steps=steps)
         shown = math.ceil(steps * schedule.forget_batch / len(forget))
         donors = self.donors if self.donors is not None else min(64, shown)
-        task = run.task
-        if not isinstance(task, CausalLM):  # `check` has said so already, by name
-            raise TaskError(f"concept_poison works on causal language models; this run is a {task.name}.")
-        with_answers = self._answers(run, task, forget)
-        rankings = rank(run.model, task, with_answers, steps=self.attribution_steps)
+        with_answers = self._answers(run, forget)
+        rankings = rank(run.model, _language(run), with_answers, steps=self.attribution_steps)
         rows = poison(
             with_answers,
             run.rows("retain"),  # donors; neighbours would tell other things about the same subjects
@@ -86,12 +83,18 @@ class ConceptPoison(LossMethod):
 
         return terms
 
-    def _answers(self, run: Run, task: CausalLM, forget: Sequence[Row]) -> list[Row]:
+    def _answers(self, run: Run, forget: Sequence[Row]) -> list[Row]:
         """Return the rows with the target's own greedy answers; plain texts, and rows it says nothing to, as they are."""
         asked = [place for place, row in enumerate(forget) if row.get("prompt") is not None]
         if not self.own_answers or not asked:
             return list(forget)
-        longest = max(sum(example["scored"]) for example in task.encode(forget))
-        said = task.generate(run.model, [forget[i] for i in asked], max_new_tokens=longest + 1)
+        longest = max(sum(example["scored"]) for example in _language(run).encode(forget))
+        said = _language(run).generate(run.model, [forget[i] for i in asked], max_new_tokens=longest + 1)
         own = dict(zip(asked, said, strict=True))
         return [{**row, "response": own.get(place) or row["response"]} for place, row in enumerate(forget)]
+
+
+def _language(run: Run) -> CausalLM:
+    if not isinstance(run.task, CausalLM):
+        raise TaskError(f"concept_poison works on causal language models; this run is a {run.task.name}.")
+    return run.task
