@@ -9,6 +9,7 @@ import numpy as np
 from llm_unlearn.data.counterfactual import synthetic_holdout
 from llm_unlearn.data.sources import load
 from llm_unlearn.data.splits import by_concept, check
+from llm_unlearn.errors import DataError, nearest
 from llm_unlearn.recipe import SANDBOX, SPLITS, Recipe
 from llm_unlearn.run import Splits
 from llm_unlearn.tasks import Row
@@ -32,7 +33,13 @@ def prepare(recipe: Recipe) -> Prepared:
     if recipe.data == SANDBOX:
         from llm_unlearn.sandbox import world
 
-        splits = {name: list(rows) for name, rows in world.splits(recipe.concept or world.CONCEPT).items()}
+        concept = recipe.concept or world.CONCEPT
+        if concept not in world.concepts():
+            towns = ", ".join(name for name in world.concepts() if " " not in name)
+            raise DataError(
+                f"the sandbox knows no {concept!r}{nearest(concept, world.concepts())}. Towns: {towns}; any of its people too."
+            )
+        splits = {name: list(rows) for name, rows in world.splits(concept).items()}
     elif recipe.data:
         found = by_concept(load(recipe.data), recipe.concept or "", recipe.terms)
         splits, why = found.splits(), found.why

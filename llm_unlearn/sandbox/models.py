@@ -1,10 +1,12 @@
 """The sandbox's two small models, which ship with the package, and what they start from.
 
-`target` was trained on forget and retain, `gold` on retain alone (default concept), both by
+`target` was trained on forget and retain, `gold` on retain alone (default concept), with the settings of
+recipes/sandbox_target.yaml but by a plain loop, before the project's own existed.
 
-    accelerate launch recipes/train_target.py --config recipes/sandbox_target.yaml
+    accelerate launch recipes/train_target.py --config recipes/sandbox_target.yaml        makes the like
+    python -m llm_unlearn.sandbox.models outputs/sandbox                                  rounds to bfloat16, into the package
 
-and rounded to bfloat16 (`python -m llm_unlearn.sandbox.models outputs/sandbox`); load them with dtype=torch.float32.
+Whether the command's models are as good on this world has not been measured yet.  Load them with dtype=torch.float32.
 """
 
 import shutil
