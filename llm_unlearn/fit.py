@@ -19,7 +19,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from llm_unlearn.errors import NotFinite
-from llm_unlearn.head import unwrapped
+from llm_unlearn.head import trainable, unwrapped
 from llm_unlearn.observe import Observer
 from llm_unlearn.progress import Progress, Stop
 from llm_unlearn.reference import reference_nll
@@ -116,11 +116,6 @@ def rest(model: nn.Module) -> None:
     """Put dropout and batch statistics to rest: all modules but an adapter's own dropout and blocks that are checkpointed."""
     for name, module in model.named_modules():
         module.training = "lora_dropout" in name or getattr(module, "gradient_checkpointing", False)
-
-
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that a fit may change, by name."""
-    return {name: parameter for name, parameter in unwrapped(model).named_parameters() if parameter.requires_grad}
 
 
 @torch.no_grad()

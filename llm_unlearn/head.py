@@ -37,6 +37,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that a fit may change, by name."""
+    return {name: parameter for name, parameter in unwrapped(model).named_parameters() if parameter.requires_grad}
+
+
 @contextmanager
 def in_eval(model: nn.Module) -> Iterator[nn.Module]:
     """Put the model in eval mode and, afterwards, every module back as it was.

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from llm_unlearn.decisions import Decisions
-from llm_unlearn.head import in_eval, unwrapped
+from llm_unlearn.head import in_eval, trainable
 from llm_unlearn.progress import Progress, Stop
 from llm_unlearn.run import Run
 from llm_unlearn.tasks import Batch, Example
@@ -165,11 +165,7 @@ class Observer(TrainerCallback):
             return
         if gap <= self.progress.state.get("best", {}).get("gap", float("inf")):
             self.progress.state["best"] = {"step": step, "gap": gap, "retain": retain}
-            self.best = {name: tensor.detach().clone() for name, tensor in self._weights().items()}
-
-    def _weights(self) -> dict[str, nn.Parameter]:
-        model = unwrapped(self.run.model)
-        return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+            self.best = {name: tensor.detach().clone() for name, tensor in trainable(self.run.model).items()}
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -178,7 +174,7 @@ class Observer(TrainerCallback):
         if self.stop is None or not retained or retained[-1] <= self.progress.state["retain"] + self.stop.tolerance:
             return
         if self.best is not None:
-            for name, parameter in self._weights().items():
+            for name, parameter in trainable(self.run.model).items():
                 parameter.copy_(self.best[name])
             self.progress.state["rolled_back"] = self.progress.state["best"]["step"]
 
