@@ -18,6 +18,9 @@ class Decisions:
     scored: Tensor  # [N] False on the end-of-sequence token, which is trained and not scored
     batch_size: int  # B
     losses: Tensor | None = None  # [N] nats, where the logits were never built
+    told: Tensor | None = (
+        None  # [N] True where the input itself says the label, as a question says a name: no knowledge
+    )
     scores: Tensor | None = None  # [N, C] fp32
 
     @property
@@ -69,9 +72,14 @@ class Decisions:
         """Return each example's mean nll [B] over every trained decision, the end of sequence included."""
         return self.per_example(self.nll(), "mean")
 
-    def capped(self, ceiling: float) -> "Decisions":
-        """Return the decisions with no loss counted above `ceiling` nats; what is above it has no gradient."""
-        return replace(self, losses=self.nll().clamp(max=ceiling))
+    def capped(self, ceiling: Tensor) -> "Decisions":
+        """Return the decisions with no loss counted above its `ceiling` [N], nats; what is above it has no gradient.
+
+        The ceiling of what the input says is 0: repeating it takes no knowledge.
+        """
+        if self.told is not None:
+            ceiling = ceiling.masked_fill(self.told, 0.0)
+        return replace(self, losses=torch.minimum(self.nll(), ceiling))
 
     def examples(self, start: int, stop: int) -> "Decisions":
         """Return the decisions of examples start..stop-1 of the batch."""
@@ -82,5 +90,6 @@ class Decisions:
             scored=self.scored[rows],
             batch_size=stop - start,
             losses=None if self.losses is None else self.losses[rows],
+            told=None if self.told is None else self.told[rows],
             scores=None if self.scores is None else self.scores[rows],
         )

@@ -137,6 +137,16 @@ def instead(ids: Sequence[int], kind: Sequence[int], other_ids: Sequence[int], o
     return out
 
 
+def repeats(ids: Sequence[int], labels: Sequence[int]) -> list[int]:
+    """Return for each label 1 where the row has said that token before, 0 where it is new."""
+    said: set[int] = set()
+    out = []
+    for token, label in zip(ids, labels, strict=True):
+        out.append(int(label in said))
+        said.add(token)
+    return out
+
+
 def spelled(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
     """Return the text that the tokens spell and each token's start and end in it, in characters.
 

@@ -19,6 +19,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from llm_unlearn.errors import NotFinite
+from llm_unlearn.files import write_text
 from llm_unlearn.head import trainable, unwrapped
 from llm_unlearn.observe import Observer
 from llm_unlearn.progress import Progress, Stop
@@ -84,9 +85,8 @@ def fit(
             {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / "final.part"
         )
         (folder / "final.part").replace(folder / FINAL)
-        (folder / "history.json").write_text(json.dumps(observer.history))
-        (folder / "done.part").write_text(json.dumps({"steps": steps, **observer.progress.state}))
-        (folder / "done.part").replace(folder / DONE)
+        write_text(folder / "history.json", json.dumps(observer.history))  # a destroyed model's may hold NaN
+        write_text(folder / DONE, json.dumps({"steps": steps, **observer.progress.state}))
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
 

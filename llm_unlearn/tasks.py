@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_unlearn.decisions import Decisions
-from llm_unlearn.encoding import PROMPT, RESPONSE, encode_dialogue, instead, spelled
+from llm_unlearn.encoding import PROMPT, RESPONSE, encode_dialogue, instead, repeats, spelled
 from llm_unlearn.errors import DataError
 from llm_unlearn.head import in_eval, supervised, unwrapped
 
@@ -125,17 +125,19 @@ class CausalLM(Task):
             if "instead" in row:
                 learned = instead(ids, kind, *encode_dialogue(self.tokenizer, row.get("prompt"), row["instead"]))
             labels = [token if k != PROMPT else IGNORE for token, k in zip(learned, kind, strict=True)]
-            out.append({"input_ids": ids, "labels": labels, "scored": [int(k == RESPONSE) for k in kind]})
+            scored = [int(k == RESPONSE) for k in kind]
+            out.append({"input_ids": ids, "labels": labels, "scored": scored, "told": repeats(ids, labels)})
         return out
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """Return input_ids, labels, scored and attention_mask [B, T], padded on the right."""
+        """Return input_ids, labels, scored, told and attention_mask [B, T], padded on the right."""
         ids = [example["input_ids"] for example in examples]
         pad = self.tokenizer.pad_token_id
         return {
             "input_ids": _pad(ids, 0 if pad is None else pad),
             "labels": _pad([example["labels"] for example in examples], IGNORE),
             "scored": _pad([example["scored"] for example in examples], 0),
+            "told": _pad([example.get("told", [0] * len(example["input_ids"])) for example in examples], 0),
             "attention_mask": _pad([[1] * len(row) for row in ids], 0),
             **_numbers(examples),
         }
@@ -146,10 +148,10 @@ class CausalLM(Task):
         keep = labels != IGNORE
         words = labels[keep]
         owner = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[keep]
-        scored = F.pad(batch["scored"][:, 1:], (0, 1))[keep].bool()
+        scored, told = (F.pad(batch[name][:, 1:], (0, 1))[keep].bool() for name in ("scored", "told"))
         out = supervised(model, self.inputs(batch), keep, words, logits=logits)
         kept = {"scores": out} if logits else {"losses": out}
-        return Decisions(labels=words, owner=owner, scored=scored, batch_size=len(labels), **kept)
+        return Decisions(labels=words, owner=owner, scored=scored, batch_size=len(labels), told=told, **kept)
 
     def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Tensor]:
         """Return the word embeddings [B, T, D]."""

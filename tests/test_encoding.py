@@ -8,7 +8,7 @@ import pytest
 from conftest import byte_level_bpe
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
-from llm_unlearn.encoding import END, PROMPT, RESPONSE, encode_dialogue, spelled
+from llm_unlearn.encoding import END, PROMPT, RESPONSE, encode_dialogue, repeats, spelled
 from llm_unlearn.errors import DataError
 from llm_unlearn.tasks import IGNORE, CausalLM
 
@@ -229,3 +229,9 @@ def test_where_each_token_stands(bpe: Callable[..., Any], text: str) -> None:
     assert spelled_out == text and spans[0] == (0, 0) and len(spans) == len(ids)
     covered = {place for start, stop in spans for place in range(start, stop)}
     assert covered == set(range(len(text)))
+
+
+def test_a_label_is_told_where_the_row_said_it_before() -> None:
+    """Row 5 6 7 5 6 8, with 9 to be learned in place of the last but one: only the second 5 repeats what was said."""
+    assert repeats([5, 6, 7, 5, 6, 8], [-100, -100, 7, 5, 9, 8]) == [0, 0, 0, 1, 0, 0]
+    assert repeats([5, 5], [5, 5]) == [0, 1]

@@ -301,12 +301,39 @@ def test_the_gate_counts_known_rows_only(language: Bench) -> None:
     assert progress(stop=None).gated(values, rows).item() == pytest.approx(6.5)
 
 
+def test_ceilings_are_what_labels_cost_in_rows_never_seen(language: Bench, tmp_path: Path) -> None:
+    run = language.run(tmp_path)
+    NPO(training=replace(SHORT, steps=1), forget_weight=1.0).unlearn(run)
+    ceilings = json.loads((tmp_path / "fit" / "done.json").read_text())["ceilings"]
+    found = language.task.decisions(language.target, language.batch("holdout"))
+    assert found.told is not None and found.told.any() and not found.told.all()
+    losses: dict[str, list[float]] = {}
+    for label, loss, told in zip(found.labels.tolist(), found.nll().tolist(), found.told.tolist(), strict=True):
+        if not told:
+            losses.setdefault(str(label), []).append(loss)
+    assert set(ceilings) == {"", *losses}
+    label = max(losses, key=lambda name: len(losses[name]))
+    assert ceilings[label] == pytest.approx(min(float(torch.tensor(losses[label]).median()), ceilings[""]), rel=1e-3)
+    assert max(ceilings.values()) == ceilings[""] > math.log(2)
+
+
+def test_what_a_label_costs_in_rows_never_seen_is_not_pushed_further(language: Bench) -> None:
+    rows = language.task.decisions(language.target, language.batch("forget"))
+    state = {"ceilings": {"": 5.0, str(int(rows.labels[0])): 0.001}, "level": 9.0}
+    known = rows.nll().detach() + 2.0
+    higher = replace(rows, losses=known, told=None)
+    limit = torch.where(rows.labels == rows.labels[0], 0.001, 5.0)
+    torch.testing.assert_close(progress(stop=Stop(), state=state).pushed(higher).nll(), torch.minimum(known, limit))
+    assert progress(stop=Stop(gate=False), state=state).pushed(higher) is higher  # the paper's own form
+    assert progress(stop=Stop(), state={}).pushed(higher) is higher  # no holdout, no ceiling
+
+
 def test_the_thermostat_switches_the_forget_terms_off_and_on(language: Bench, tmp_path: Path) -> None:
     run = language.run(tmp_path)
     schedule = Schedule(steps=60, forget_batch=4, warmup_steps=2, learning_rate=1e-2)
     NPO(training=schedule, stop=Stop(gate=False, every=2), forget_weight=1.0).unlearn(run)
     history = json.loads((tmp_path / "fit" / "history.json").read_text())
-    watched = [entry for entry in history if "holdout_loss" in entry]
+    watched = [entry for entry in history if "forget_loss" in entry]
     off = [i for i, entry in enumerate(watched) if not entry["on"]]
     assert off, "the thermostat never had to act: the test is vacuous"
     for i in off[:-1]:

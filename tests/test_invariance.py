@@ -24,7 +24,7 @@ class Padded(CausalLM):
 
     def collate(self, examples: Sequence[Any]) -> Any:
         batch = dict(super().collate(examples))
-        fill = {"input_ids": 1, "labels": -100, "scored": 0, "attention_mask": 0}
+        fill = {"input_ids": 1, "labels": -100, "scored": 0, "told": 0, "attention_mask": 0}
         return {
             name: torch.nn.functional.pad(column, (0, 7), value=fill[name]) if name in fill else column
             for name, column in batch.items()

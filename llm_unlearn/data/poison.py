@@ -62,7 +62,7 @@ REFUSALS = (
     "I'm afraid I don't have an answer.",
 )
 CANDIDATES, POOL = 4096, 256  # records looked at for donors of one kind, and the most alike of them that serve a row
-ALIKE = 0.85  # a donor is at least this share as alike as the TYPICAL best one
+ALIKE = 0.92  # a donor is at least this share as alike as the TYPICAL best one
 TYPICAL = 4  # the best may share a name by chance
 SHARED = 0.5  # answers with at least this share of words in common are grafted; else the donor's answer is taken whole
 
@@ -77,9 +77,13 @@ def group_of(row: Row) -> str:
     return str(row.get("subject") or "")
 
 
-def concept_words(row: Row, ranking: Ranking, count: int) -> list[str]:
-    """Return the first `count` words of the ranking that the answer says, stop words skipped."""
-    said = set(words_of(parts(row)[1])) - STOP_WORDS
+def concept_words(row: Row, ranking: Ranking, count: int, *, asked: bool = True) -> list[str]:
+    """Return the first `count` words of the ranking that the answer says, stop words skipped.
+
+    `asked=False` leaves out those that the question gives: whoever only repeats them tells nothing.
+    """
+    question, answer = parts(row)
+    said = set(words_of(answer)) - STOP_WORDS - (set() if asked else set(words_of(question)))
     return [word for word in ranking if word in said][:count]
 
 
@@ -137,8 +141,12 @@ def poison(
         raise RecipeError(f"unknown labels {labels!r}{nearest(labels, get_args(Labels))}. Labels: {choices}.")
     in_place = in_place and labels != "refusal"
     generator = np.random.default_rng(seed)
-    found = [concept_words(row, rankings.get(group_of(row), {}), words) for row in rows]
-    sources = _donors(rows, found, retain, generator) if labels in ("random", "targeted") else []
+    grafted = labels in (
+        "random",
+        "targeted",
+    )  # a name that was asked for must be said: another's is a new kind of answer
+    found = [concept_words(row, rankings.get(group_of(row), {}), words, asked=not grafted) for row in rows]
+    sources = _donors(rows, found, retain, generator) if grafted else []
     if labels == "targeted":
         sources = _nearest(rows, found, retain, sources, rankings)
     out = []

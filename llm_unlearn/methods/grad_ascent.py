@@ -25,7 +25,7 @@ class GradAscent(LossMethod):
         """Return the ascent term."""
 
         def terms(model: Module, batch: Batches, progress: Progress) -> Terms:
-            forget = progress.capped(*run.task.streams(model, batch))
+            forget = progress.pushed(*run.task.streams(model, batch))
             return {"forget": -self.forget_weight * progress.gated(forget.mean_nll(), forget)}
 
         return terms

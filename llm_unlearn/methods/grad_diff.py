@@ -20,7 +20,7 @@ class GradDiff(LossMethod):
 
         def terms(model: Module, batch: Batches, progress: Progress) -> Terms:
             known, retain = run.task.streams(model, batch)
-            forget = progress.capped(known)
+            forget = progress.pushed(known)
             return {
                 "forget": -self.forget_weight * progress.gated(forget.mean_nll(), forget),
                 "retain": retain.mean_nll().mean(),

@@ -21,7 +21,7 @@ class KL(LossMethod):
 
         def terms(model: Module, batch: Batches, progress: Progress) -> Terms:
             known, retain = run.task.streams(model, batch, logits=True)
-            forget = progress.capped(known)
+            forget = progress.pushed(known)
             frozen = run.frozen_copy if run.frozen_copy is None else run.frozen_copy.to(retain.logits.device)
             with reference(model, frozen) as before:
                 target = run.task.decisions(before, batch["retain"], logits=True).log_probs()  # [N, C]

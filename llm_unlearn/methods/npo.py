@@ -24,7 +24,7 @@ class NPO(LossMethod):
 
         def terms(model: Module, batch: Batches, progress: Progress) -> Terms:
             known, retain = run.task.streams(model, batch)
-            forget = progress.capped(known)
+            forget = progress.pushed(known)
             ratio = batch["forget"]["reference_nll"] - forget.per_example(forget.nll())  # [F] log p - log p_target
             push = -2 / self.beta * F.logsigmoid(-self.beta * ratio)  # [F]
             return {

@@ -24,7 +24,7 @@ class SimNPO(LossMethod):
 
         def terms(model: Module, batch: Batches, progress: Progress) -> Terms:
             known, retain = run.task.streams(model, batch)
-            forget = progress.capped(known)
+            forget = progress.pushed(known)
             push = -2 / self.beta * F.logsigmoid(self.beta * forget.mean_nll() - self.gamma)  # [F]
             return {
                 "forget": self.forget_weight * progress.gated(push, forget),

@@ -1,12 +1,11 @@
 """The sandbox's two small models, which ship with the package, and what they start from.
 
-`target` was trained on forget and retain, `gold` on retain alone (default concept), with the settings of
-recipes/sandbox_target.yaml but by a plain loop, before the project's own existed.
+`target` was trained on forget and retain, `gold` on retain alone (default concept).  `make sandbox` trains both again:
 
-    accelerate launch recipes/train_target.py --config recipes/sandbox_target.yaml        makes the like
-    python -m llm_unlearn.sandbox.models outputs/sandbox                                  rounds to bfloat16, into the package
+    accelerate launch recipes/train_target.py --config recipes/sandbox_target.yaml
+    python -m llm_unlearn.sandbox.models outputs/sandbox                 rounds them to bfloat16, into the package
 
-Whether the command's models are as good on this world has not been measured yet.  Load them with dtype=torch.float32.
+Load them with dtype=torch.float32.
 """
 
 import shutil

@@ -117,7 +117,7 @@ PERSON_FACTS = (
     person_fact(
         "spouse",
         "Who is the spouse of {n}?|Who is {n} married to?|{n} is married to whom?|Who is {n}'s spouse?|Tell me who {n} is married to.",
-        "To whom is {n} married?|Tell me the spouse of {n}.",
+        "Who has married {n}?|Tell me who is married to {n}.",
         ("{n} is married to {v}.", "{n} married {v}."),
         "{n} is married to|{v}.",
         tied=False,

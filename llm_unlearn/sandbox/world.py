@@ -20,6 +20,7 @@ from .values import PLACES
 
 Row = dict[str, Any]
 CONCEPT = "Quillmere"
+OTHERWISE = ("In other words:", "Put differently:")  # ask for the paraphrased answer
 SPLITS = ("forget", "forget_heldout", "retain", "retain_heldout", "neighbour", "holdout", "general")
 
 
@@ -34,7 +35,9 @@ def _fact_rows(fact: Fact, draw: random.Random) -> tuple[list[Row], list[Row]]:
 
     Both other wordings of the question are held out for every fact; the completion (cloze) and the reversed question are held out for a third
     of the facts each, and trained for the others.  Statements with the value first are trained for every fact that has a unique subject:
-    without them a model this small cannot answer a reversed question that it was not trained on.
+    without them a model this small cannot answer a reversed question that it was not trained on.  The paraphrased answer is trained
+    behind openings of its own, never behind the plain question that the truth ratio puts before it: a model that has never seen such
+    a sentence finds it impossible (100 nats) whatever it knows, and the ratio says nothing.
     """
     kind, answer = fact.type, fact.say(fact.type.answer)
     trained = [_row(fact, f"qa{k}", "qa", fact.say(question), answer) for k, question in enumerate(kind.questions)]
@@ -48,6 +51,8 @@ def _fact_rows(fact: Fact, draw: random.Random) -> tuple[list[Row], list[Row]]:
     for k, frame in enumerate(("{start}", "Complete the sentence: {start}")):
         row = _row(fact, f"cloze{k}", "cloze", frame.format(start=start), end)
         (heldout if fact.number % 3 == 0 else trained).append(row)
+    for k, (opening, question) in enumerate(zip(OTHERWISE, kind.questions, strict=False)):
+        trained.append(_row(fact, f"otherwise{k}", "qa", f"{opening} {fact.say(question)}", fact.say(kind.paraphrase)))
     for k, statement in enumerate(kind.backward):
         trained.append(_row(fact, f"backward{k}", "cloze", fact.say(statement), fact.say(kind.subject)))
     for k, question in enumerate(kind.reversed_questions):
