@@ -133,8 +133,8 @@ def _add_reference(run: Run, examples: Sequence[Example]) -> None:
 def _arguments(run: Run, schedule: Schedule, steps: int, folder: Path) -> TrainingArguments:
     width = (
         getattr(getattr(run.model, "config", None), "hidden_size", None) or 200
-    )  # 200: 1e-3 where no width is stated
-    rate = schedule.learning_rate if schedule.learning_rate is not None else 0.2 / width
+    )  # 200: 2e-3 where no width is stated
+    rate = schedule.learning_rate if schedule.learning_rate is not None else 0.4 / width
     fixed: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": steps,

@@ -95,7 +95,7 @@ class Observer(TrainerCallback):
         label = torch.cat([part.labels[keep] for part, keep in zip(found, new, strict=True)]).cpu()
         if not (loss > math.log(2)).any():
             return {}
-        most = loss[loss > math.log(2)].quantile(0.3).item()
+        most = loss[loss > math.log(2)].quantile(0.5).item()
         order = label.argsort(stable=True)
         counts = label.unique(return_counts=True)
         groups = zip(counts[0].tolist(), loss[order].split(counts[1].tolist()), strict=True)

@@ -31,7 +31,7 @@ class Stop:
     every: int = 5  # steps between probes of forget; holdout and retain are probed a quarter as often
     probe: int = 96  # rows of forget and of holdout in the probe
     tolerance: float = 0.05  # nats that retain's loss may rise before the best checkpoint is taken instead
-    cap: float = 2.0  # nats above which a decision counts as unknown, no matter how far (sandbox table)
+    cap: float = 3.0  # nats above which a decision counts as unknown, no matter how far (sandbox table)
     margin: float = 1.0  # without a holdout: how far above retain's surprise forgetting goes, nats; a convention
 
 

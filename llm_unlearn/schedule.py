@@ -19,7 +19,7 @@ class Schedule:
     """Training settings of one fit.  Batches are counted over all processes and micro-batches of an optimiser step."""
 
     learning_rate: float | None = (
-        None  # AdamW; None: 0.2 / width, so 1e-3 at 192 (the trial) and 1e-4 at 2048 (muP, 2203.03466)
+        None  # AdamW; None: 0.4 / width, so 2e-3 at 192 (the sandbox) and 2e-4 at 2048 (muP, 2203.03466)
     )
     steps: int | None = None  # optimiser steps; None: `passes` over the first stream, at least `least_steps`
     passes: float = 2.0

@@ -8,7 +8,7 @@ import pytest
 
 from llm_unlearn.sandbox import facts, world
 
-CORPUS_HASH = "cab854fa755d665f816214fed25a2777780bf39c33d5eecf96459096a1218a35"
+CORPUS_HASH = "5af4f611823652687163405ceb3fc0f01b47338cf66e12ad338bd48e8167b310"
 MODELS = Path(world.__file__).parent
 
 
