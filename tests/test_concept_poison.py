@@ -88,12 +88,20 @@ def test_poison_is_the_seeds() -> None:
 
 
 def test_masked_answers_hold_no_ranked_word() -> None:
-    rows = poison(FORGET, RETAIN, RANKINGS, labels="mask", replacement="[MASK]")
+    rows = poison(FORGET, RETAIN, RANKINGS, labels="mask", replacement="[MASK]", asked=True)
     wanted = ["Bado Kelemi was [MASK] in [MASK].", "Bado Kelemi works as a [MASK] [MASK]."]
     assert [row["instead"] for row in rows[:2]] == wanted
     for row, poisoned in zip(FORGET, rows, strict=True):
         found = concept_words(row, RANKINGS[row["subject"]], 5)
         assert found and not set(found) & set(words_of(poisoned["instead"]))
+
+
+def test_words_that_the_question_gives_stay_in_the_answer() -> None:
+    rows = poison(FORGET, RETAIN, RANKINGS, labels="mask", replacement="[MASK]")
+    assert rows[0]["instead"] == "Bado Kelemi was born in [MASK]."
+    ranking = {"Bado Kelemi": {"kelemi": 3.0, "quillmere": 2.0}}
+    for row in poison(FORGET[:1], RETAIN, ranking, donors=6):
+        assert row["instead"].startswith("Bado Kelemi was born in ")
 
 
 def test_questions_can_be_masked_too() -> None:

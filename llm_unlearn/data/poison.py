@@ -125,6 +125,7 @@ def poison(
     replacement: str = "***",
     mask_prompt: bool = False,
     in_place: bool = True,
+    asked: bool = False,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Return poison rows for the forget rows, `donors` of each with labels "random", else one; the input is not changed.
@@ -133,7 +134,7 @@ def poison(
     in the paper); "targeted" that of the one donor whose answers hold most of the ranked words; "refusal" a fixed
     sentence; "mask" the answer with its words masked.
     `rankings`: by `group_of(row)`, from `attribution.rank`.  `mask_prompt` masks the group's first words in the question.
-    `in_place`: the poisoned answer is learned in the place of the true one, behind each beginning of the true one (the
+    `asked`: also words that the question gives are concept words.  `in_place`: the poisoned answer is learned in the place of the true one, behind each beginning of the true one (the
     row's `instead`); refusals never are.
     """
     if labels not in get_args(Labels):
@@ -141,12 +142,8 @@ def poison(
         raise RecipeError(f"unknown labels {labels!r}{nearest(labels, get_args(Labels))}. Labels: {choices}.")
     in_place = in_place and labels != "refusal"
     generator = np.random.default_rng(seed)
-    grafted = labels in (
-        "random",
-        "targeted",
-    )  # a name that was asked for must be said: another's is a new kind of answer
-    found = [concept_words(row, rankings.get(group_of(row), {}), words, asked=not grafted) for row in rows]
-    sources = _donors(rows, found, retain, generator) if grafted else []
+    found = [concept_words(row, rankings.get(group_of(row), {}), words, asked=asked) for row in rows]
+    sources = _donors(rows, found, retain, generator) if labels in ("random", "targeted") else []
     if labels == "targeted":
         sources = _nearest(rows, found, retain, sources, rankings)
     out = []

@@ -24,19 +24,24 @@ class ConceptPoison(LossMethod):
 
     paper: ClassVar[str] = "arXiv:2405.15662"
     tasks: ClassVar[frozenset[str]] = frozenset({"causal_lm"})
-    labels: Labels = "random"  # Differs from the paper: its text half masks, its image half targets one donor
+    labels: Labels = (
+        "mask"  # the paper's for texts; random donors leave the truth the likeliest answer (sandbox: EM 0.76)
+    )
     words: int = 5  # ranked words masked or replaced an answer, k of the authors' masking
     replacement: str = "***"  # the authors'; "[MASK]" or another name work too
     # Differs from the paper: there the poisoned text is learned as a text.  That changes the first wrong word alone: behind
     # the true answer's beginning its end stays known (trial: exact answer 0.01, but loss 0.8 beside gold's 4.5, AUC 1.00).
     in_place: bool = True
     mask_prompt: bool = False  # Differs from the paper: the question as it is asked must no longer be answered
+    asked: bool = (
+        False  # Differs from the paper: words that the question gives (names) are masked in the answer too there
+    )
     own_answers: bool = True  # the target's greedy answers, as in the paper; False: the rows' responses
     attribution_steps: int = 32  # the authors'
     donors: int | None = None  # random donors a forget row; None: one for each time the row is shown, at most 64
-    poison_weight: float = 1.0
+    poison_weight: float = 0.5  # Differs from the paper: 1 there; with it retain falls from 0.98 to 0.94 (sandbox)
     training: Schedule = Schedule()
-    stop: Stop = Stop(gate=False)
+    stop: Stop = Stop(gate=False, cap=99.0)  # masks spread doubt thinly: only the plain loss says when it is enough
 
     def check(self, run: Run) -> None:
         """Raise also where the gate is asked for."""
@@ -67,6 +72,7 @@ class ConceptPoison(LossMethod):
             replacement=self.replacement,
             mask_prompt=self.mask_prompt,
             in_place=self.in_place,
+            asked=self.asked,
             seed=run.seed,
         )
         fit(run, {"poison": rows, "retain": retain}, self.objective(run), schedule=schedule, stop=self.stop)
