@@ -5,8 +5,7 @@ label costs in rows never trained on.  By plain loss, one token at 30 nats would
 are still known; and a full stop that was ruined behind the concept's name would stand for the fact in front of it.
 Gate: a forget row's term counts only while the row's own surprise is below that of rows never trained on, and no token is
 pushed above its ceiling: what is grammar in such rows stays grammar.
-Thermostat: all forget terms are off while the forget rows' mean surprise is above that of the holdout rows now, no row
-counted above that level: those that overshot do not make up for those still known.
+Thermostat: all forget terms are off while the forget rows' mean surprise is above that of the holdout rows now.
 Measured in a trial (2.1 M-parameter Llama, 200 invented people): without them NPO over-forgets (loss AUC 0.054), with
 them it lands where a model that never knew lands (0.487 beside gold's 0.482), at no cost on retain.
 """

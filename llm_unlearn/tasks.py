@@ -148,7 +148,8 @@ class CausalLM(Task):
         keep = labels != IGNORE
         words = labels[keep]
         owner = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[keep]
-        scored, told = (F.pad(batch[name][:, 1:], (0, 1))[keep].bool() for name in ("scored", "told"))
+        scored = F.pad(batch["scored"][:, 1:], (0, 1))[keep].bool()
+        told = F.pad(batch["told"][:, 1:], (0, 1))[keep].bool() if "told" in batch else None
         out = supervised(model, self.inputs(batch), keep, words, logits=logits)
         kept = {"scores": out} if logits else {"losses": out}
         return Decisions(labels=words, owner=owner, scored=scored, batch_size=len(labels), told=told, **kept)

@@ -384,7 +384,7 @@ def test_the_learning_rate_follows_the_width() -> None:
     for width, model in ((2048, wide), (200, nn.Linear(1, 1))):
         run = Run(model=model, task=ImageClassifier(), splits={}, folder=Path("unused"), trainer={"use_cpu": True})
         rate = fit_module._arguments(run, Schedule(), 10, Path("unused")).learning_rate
-        assert rate == pytest.approx(0.2 / width)
+        assert rate == pytest.approx(0.4 / width)
 
 
 def test_a_peft_model_is_what_a_fresh_adapter_makes(language: Bench) -> None:

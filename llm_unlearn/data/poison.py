@@ -134,8 +134,8 @@ def poison(
     in the paper); "targeted" that of the one donor whose answers hold most of the ranked words; "refusal" a fixed
     sentence; "mask" the answer with its words masked.
     `rankings`: by `group_of(row)`, from `attribution.rank`.  `mask_prompt` masks the group's first words in the question.
-    `asked`: also words that the question gives are concept words.  `in_place`: the poisoned answer is learned in the place of the true one, behind each beginning of the true one (the
-    row's `instead`); refusals never are.
+    `asked`: words that the question gives count too.  `in_place`: the poisoned answer is learned in the place of the true
+    one, behind each beginning of the true one (the row's `instead`); refusals never are.
     """
     if labels not in get_args(Labels):
         choices = ", ".join(get_args(Labels))
@@ -161,9 +161,9 @@ def poison(
                 answer = REFUSALS[int(generator.integers(len(REFUSALS)))]
             else:
                 answer = graft(row, retain[chosen], found[number])
-            identity = f"poison-{row.get('id', number)}-{copy}"
             texts = {"response": row["response"], "instead": answer} if in_place else {"response": answer}
-            out.append({"id": identity, "prompt": prompt, **texts, "kind": row.get("kind", "")})
+            row_of = {"id": f"poison-{row.get('id', number)}-{copy}", "prompt": prompt, "kind": row.get("kind", "")}
+            out.append({**row_of, **texts})
     return out
 
 
