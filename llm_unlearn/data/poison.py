@@ -130,9 +130,8 @@ def poison(
 ) -> list[dict[str, Any]]:
     """Return poison rows for the forget rows, `donors` of each with labels "random", else one; the input is not changed.
 
-    labels: "random" grafts the answer of a random retain row with a like question and answer (now and then the true one, as
-    in the paper); "targeted" that of the one donor whose answers hold most of the ranked words; "refusal" a fixed
-    sentence; "mask" the answer with its words masked.
+    labels: "random" grafts the answer of a random retain row with a like question (now and then the true one, as in the
+    paper); "targeted" that of the donor who says most of the ranked words; "refusal" is a fixed sentence, "mask" a mask.
     `rankings`: by `group_of(row)`, from `attribution.rank`.  `mask_prompt` masks the group's first words in the question.
     `asked`: words that the question gives count too.  `in_place`: the poisoned answer is learned in the place of the true
     one, behind each beginning of the true one (the row's `instead`); refusals never are.
@@ -155,12 +154,12 @@ def poison(
         hidden = [word for word in rankings.get(group_of(row), {}) if word not in STOP_WORDS][:words]
         prompt = _masked_prompt(row.get("prompt"), hidden if mask_prompt else [], replacement)
         for copy, chosen in enumerate(drawn):
-            if labels == "mask":
-                answer = mask(row["response"], found[number], replacement)
-            elif labels == "refusal":
-                answer = REFUSALS[int(generator.integers(len(REFUSALS)))]
-            else:
+            if labels in ("random", "targeted"):
                 answer = graft(row, retain[chosen], found[number])
+            elif labels == "mask":
+                answer = mask(row["response"], found[number], replacement)
+            else:
+                answer = REFUSALS[int(generator.integers(len(REFUSALS)))]
             texts = {"response": row["response"], "instead": answer} if in_place else {"response": answer}
             row_of = {"id": f"poison-{row.get('id', number)}-{copy}", "prompt": prompt, "kind": row.get("kind", "")}
             out.append({**row_of, **texts})
