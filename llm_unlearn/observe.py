@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 RECORD, BEST = "progress.json", "best.safetensors"
 PROBED = ("forget", "holdout", "retain")
+# A row is forgotten at this share of the mean surprise of rows never seen: what was pushed goes on for a while.
+ENOUGH = 0.75
+# Nearer than this share to the surprise of rows never seen the terms fade, so that forgetting arrives and does not overshoot.
+SOFT = 0.3
 
 
 class Observer(TrainerCallback):
@@ -111,16 +115,19 @@ class Observer(TrainerCallback):
     def means(self, examples: Sequence[Example], batch_size: int = 64) -> tuple[float, float]:
         """Return the examples' mean loss and mean surprise under the current model.
 
+        No row counts as more surprising than the level of rows never seen: some that overshot would make up for others that
+        are still known.
         Every process computes all of it: the same numbers everywhere, so the same decisions, without a word exchanged.
         """
         cap = self.stop.cap if self.stop is not None else math.inf
+        level = self.progress.state.get("level", math.inf) if "holdout" in self.encoded else math.inf
         losses, surprises = [], []
         for first in range(0, len(examples), batch_size):
             found = self.decisions(
                 self.trainer.model_wrapped, self.run.task.collate(examples[first : first + batch_size])
             )
             losses.append(found.loss())
-            surprises.append(self.progress.capped(found).surprise(cap))
+            surprises.append(self.progress.capped(found).surprise(cap).clamp(max=level))
         return torch.cat(losses).mean().item(), torch.cat(surprises).mean().item()
 
     def measure(self, split: str) -> float:
@@ -138,7 +145,7 @@ class Observer(TrainerCallback):
             found = {name: self.means(rows) for name, rows in self.probes.items()}
             loss, surprise = found.get("retain", (0.0, 0.0))
             fallback = surprise + (self.stop.margin if self.stop else 0.0)
-            level = self.means(self.encoded["holdout"])[1] if "holdout" in found else fallback
+            level = ENOUGH * self.means(self.encoded["holdout"])[1] if "holdout" in found else fallback
             self.progress.state.update(level=level, retain=loss)
             self._record(0, found)
 
@@ -164,7 +171,7 @@ class Observer(TrainerCallback):
         if "forget" in found:
             gap = found["forget"][1] - now.get("unseen", now["level"])
             if self.stop is not None and self.stop.thermostat:
-                now["on"] = gap < 0
+                now["on"] = min(1.0, max(0.0, -gap / (SOFT * now.get("unseen", now["level"]) or 1.0)))
         terms = {name: torch.stack(values).mean().item() for name, values in self.terms.items()}
         self.terms.clear()
         entry = {"step": step, **{f"{name}_loss": value for name, value in losses.items()}, **terms}

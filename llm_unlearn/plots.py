@@ -149,7 +149,7 @@ def _steps(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]], mode
     watched = any(state is not None for state in on)
     caption = "The forget loss should climb until forget rows are as unlikely as rows never seen, and stay there; retain stays low."
     if watched:
-        caption += " The thermostat turns the forget term off when the holdout's loss is reached, and on again when it falls back."
+        caption += " The thermostat fades the forget term out as the forget rows become as surprising as the holdout, and back in when they fall back."
     shades = {"forget term on": charts.SHADE} if watched else {}
     keys = {f"{name} loss": charts.STREAMS[name] for name in series} | {
         f"forget loss of {name}": charts.MODELS[name] for name in marks
