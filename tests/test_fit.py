@@ -298,6 +298,7 @@ def test_the_gate_counts_known_rows_only(language: Bench) -> None:
     assert gate.gated(values, rows).item() == pytest.approx((values * (losses < level)).mean().item())
     assert progress(stop=Stop(gate=False), state={"level": level}).gated(values, rows).item() == pytest.approx(6.5)
     assert progress(stop=Stop(gate=False), state={"on": False}).gated(values, rows).item() == 0.0
+    assert progress(stop=Stop(gate=False), state={"on": 0.25}).gated(values, rows).item() == pytest.approx(6.5 / 4)
     assert progress(stop=None).gated(values, rows).item() == pytest.approx(6.5)
 
 
