@@ -25,8 +25,9 @@ class NablaTau(LossMethod):
 
     paper: ClassVar[str] = "arXiv:2403.14339"
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain", "holdout"})
-    # LinearLR 1.0 -> 0.1.  Differs from the paper: 256 images or 128 texts a step there, which leaves small data few steps
-    training: Schedule = Schedule(forget_batch=32, retain_per_forget=1, warmup_steps=0, last_rate=0.1)
+    # LinearLR 1.0 -> 0.1.  Differs from the paper: 8 rows a step, not 128 texts.  With 32, forget10 of TOFU's 50 authors gets
+    # 52 steps, too few to mend what the first ones break (exact answer on retain 0.17; 1.00 with 8)
+    training: Schedule = Schedule(retain_per_forget=1, warmup_steps=0, last_rate=0.1)
     stop: Stop = Stop(gate=False, thermostat=False)  # the loss stops by itself
     alpha: float | None = None  # None: 5/3 of the forget share, sec. 6.4; clipped to [0.05, 0.5]
     validate_every: int = 5  # epochs between measurements of L_val
