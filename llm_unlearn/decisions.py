@@ -18,9 +18,7 @@ class Decisions:
     scored: Tensor  # [N] False on the end-of-sequence token, which is trained and not scored
     batch_size: int  # B
     losses: Tensor | None = None  # [N] nats, where the logits were never built
-    told: Tensor | None = (
-        None  # [N] True where the input itself says the label, as a question says a name: no knowledge
-    )
+    told: Tensor | None = None  # [N] True where the input itself says the label, as a question says a name
     scores: Tensor | None = None  # [N, C] fp32
 
     @property
@@ -72,7 +70,7 @@ class Decisions:
         """Return each example's mean nll [B] over every trained decision, the end of sequence included."""
         return self.per_example(self.nll(), "mean")
 
-    def capped(self, ceiling: Tensor) -> "Decisions":
+    def limited(self, ceiling: Tensor) -> "Decisions":
         """Return the decisions with no loss counted above its `ceiling` [N], nats; what is above it has no gradient.
 
         The ceiling of what the input says is 0: repeating it takes no knowledge.

@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 
 RECORD, BEST = "progress.json", "best.safetensors"
 PROBED = ("forget", "holdout", "retain")
-# A row is forgotten at this share of the mean surprise of rows never seen: what was pushed goes on for a while.
-ENOUGH = 0.75
-# Nearer than this share to the surprise of rows never seen the terms fade, so that forgetting arrives and does not overshoot.
-SOFT = 0.3
 
 
 class Observer(TrainerCallback):
@@ -79,87 +75,65 @@ class Observer(TrainerCallback):
         """Return each row's loss [B], nats a scored decision."""
         return self.decisions(model, batch).loss()
 
-    def _ceilings(self, batch_size: int = 64) -> dict[str, float]:
-        """Return where pushing a decision ends, nats, by its label: the label's median loss in the holdout; "" for all others.
+    def _decided(self, examples: Sequence[Example], batch_size: int = 64) -> list[Decisions]:
+        """Return the examples' decisions under the current model, batch by batch.
 
-        A full stop costs nothing in rows never seen either: without a ceiling of its own, forgetting ruins it behind the
-        concept's name, leaves the facts standing, and looks like gold in every figure but the truth ratio.
-        Labels that the holdout does not say get the median of its unknown ones (p < 1/2).
+        Every process computes all of it: the same numbers everywhere, so the same decisions, without a word exchanged.
         """
-        rows = self.encoded.get("holdout", ())
-        found = [
-            self.decisions(self.trainer.model_wrapped, self.run.task.collate(rows[first : first + batch_size]))
-            for first in range(0, len(rows), batch_size)
+        return [
+            self.decisions(self.trainer.model_wrapped, self.run.task.collate(examples[first : first + batch_size]))
+            for first in range(0, len(examples), batch_size)
         ]
-        if not found or found[0].labels.is_floating_point():  # several labels a decision: none has a loss of its own
-            return {}
-        told = torch.cat([torch.zeros_like(part.scored) if part.told is None else part.told for part in found])
-        loss, label = (
-            torch.cat([part.nll() for part in found])[~told].cpu(),
-            torch.cat([p.labels for p in found])[~told].cpu(),
-        )
-        if not (loss > math.log(2)).any():
-            return {}
-        most = loss[loss > math.log(2)].median().item()
-        if found[0].told is None:  # a class that many rows share is no grammar: it is what a row's answer is made of
-            return {"": most}
-        names, counts = label.unique(return_counts=True)
-        groups = zip(names.tolist(), loss[label.argsort(stable=True)].split(counts.tolist()), strict=True)
-        return {"": most} | {str(name): min(losses.median().item(), most) for name, losses in groups}
 
     def step_mean(self, micro_batches: Sequence[Batch]) -> float:
         """Return the mean loss over the rows of all micro-batches and processes."""
         means = [self.losses(self.trainer.model_wrapped, batch).mean() for batch in micro_batches]
         return self.reduce_mean(torch.stack(means).mean()).item()
 
-    def means(self, examples: Sequence[Example], batch_size: int = 64) -> tuple[float, float]:
-        """Return the examples' mean loss and mean surprise under the current model.
+    def _means(self, found: Sequence[Decisions]) -> tuple[float, float]:
+        """Return the mean loss and the mean surprise over all rows of these batches.
 
-        No row counts as more surprising than the level of rows never seen: some that overshot would make up for others that
-        are still known.
-        Every process computes all of it: the same numbers everywhere, so the same decisions, without a word exchanged.
+        No row counts as more surprising than the gate's level: some that overshot would make up for others still known.
         """
         cap = self.stop.cap if self.stop is not None else math.inf
         level = self.progress.state.get("level", math.inf) if "holdout" in self.encoded else math.inf
-        losses, surprises = [], []
-        for first in range(0, len(examples), batch_size):
-            found = self.decisions(
-                self.trainer.model_wrapped, self.run.task.collate(examples[first : first + batch_size])
-            )
-            losses.append(found.loss())
-            surprises.append(self.progress.capped(found).surprise(cap).clamp(max=level))
-        return torch.cat(losses).mean().item(), torch.cat(surprises).mean().item()
+        losses = torch.cat([part.loss() for part in found])
+        surprises = torch.cat([self.progress.limited(part).surprise(cap) for part in found])
+        return losses.mean().item(), surprises.clamp(max=level).mean().item()
 
     def measure(self, split: str) -> float:
         """Return the mean loss of all rows of a split under the current model, nats a scored decision."""
         if split not in self.encoded:
             self.encoded[split] = self.run.task.encode(self.run.rows(split))
-        return self.means(self.encoded[split])[0]
+        return self._means(self._decided(self.encoded[split]))[0]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the levels of the model before unlearning, unless a checkpoint brought them."""
         self.bar.update(state.global_step - self.bar.n)
-        if self.probes and "level" not in self.progress.state:
-            if self.stop is not None and (self.stop.gate or self.stop.thermostat):
-                self.progress.state["ceilings"] = self._ceilings()
-            found = {name: self.means(rows) for name, rows in self.probes.items()}
+        if self.stop is not None and self.probes and "level" not in self.progress.state:
+            unseen = self._decided(self.encoded.get("holdout", ()))
+            if self.stop.gate or self.stop.thermostat:
+                self.progress.state["ceilings"] = ceilings(unseen)
+            found = self._probe(self.probes)
             loss, surprise = found.get("retain", (0.0, 0.0))
-            fallback = surprise + (self.stop.margin if self.stop else 0.0)
-            level = ENOUGH * self.means(self.encoded["holdout"])[1] if "holdout" in found else fallback
+            level = self.stop.enough * self._means(unseen)[1] if unseen else surprise + self.stop.margin
             self.progress.state.update(level=level, retain=loss)
             self._record(0, found)
+
+    def _probe(self, names: Iterable[str]) -> dict[str, tuple[float, float]]:
+        """Return the mean (loss, surprise) of the splits' probe rows now."""
+        return {name: self._means(self._decided(self.probes[name])) for name in names}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Probe every few steps and decide whether the forget terms are on."""
         self.bar.update(state.global_step - self.bar.n)
         self.progress.known_mean = self.progress.whole_step = None
-        last = state.global_step == self.progress.steps
         every = self.stop.every if self.stop else 25
-        if last or state.global_step % (4 * every) == 0:
-            self._record(state.global_step, {name: self.means(rows) for name, rows in self.probes.items()})
+        if state.global_step == self.progress.steps or state.global_step % (4 * every) == 0:
+            self._record(state.global_step, self._probe(self.probes))
         elif state.global_step % every == 0:  # a probe costs as much as a step: forget alone, for the thermostat
-            watched = [name for name in self.probes if name == "forget" and self.stop and self.stop.thermostat]
-            self._record(state.global_step, {name: self.means(self.probes[name]) for name in watched})
+            watched = self.stop is not None and self.stop.thermostat and "forget" in self.probes
+            self._record(state.global_step, self._probe(["forget"] if watched else []))
 
     def _record(self, step: int, found: Mapping[str, tuple[float, float]]) -> None:
         """Log the probed splits' mean (loss, surprise), switch the thermostat, and keep the best weights."""
@@ -168,10 +142,11 @@ class Observer(TrainerCallback):
         gap = 0.0
         if "holdout" in found:
             now["unseen"] = found["holdout"][1]
-        if "forget" in found:
-            gap = found["forget"][1] - now.get("unseen", now["level"])
-            if self.stop is not None and self.stop.thermostat:
-                now["on"] = min(1.0, max(0.0, -gap / (SOFT * now.get("unseen", now["level"]) or 1.0)))
+        if self.stop is not None and "forget" in found:
+            unseen = now.get("unseen", now["level"])
+            gap = found["forget"][1] - unseen
+            if self.stop.thermostat:
+                now["on"] = min(1.0, max(0.0, -gap / (self.stop.fade * unseen or 1.0)))
         terms = {name: torch.stack(values).mean().item() for name, values in self.terms.items()}
         self.terms.clear()
         entry = {"step": step, **{f"{name}_loss": value for name, value in losses.items()}, **terms}
@@ -242,3 +217,25 @@ def _sample(examples: Sequence[Example], count: int, seed: int) -> list[Example]
     """Return up to `count` of the examples, chosen once by the seed."""
     chosen = np.random.default_rng(seed).permutation(len(examples))[:count]
     return [examples[i] for i in sorted(chosen)]
+
+
+def ceilings(unseen: Sequence[Decisions]) -> dict[str, float]:
+    """Return where pushing a decision ends, nats, by its label: the median loss in rows never seen; "" for other labels.
+
+    A full stop costs nothing in rows never seen either: without a ceiling of its own, forgetting ruins it behind the
+    concept's name, leaves the facts standing, and looks like gold in every figure but the truth ratio.
+    Labels that these rows do not say get the median of their unknown decisions (p < 1/2).
+    """
+    if not unseen or unseen[0].labels.is_floating_point():  # several labels a decision: none has a loss of its own
+        return {}
+    new = torch.cat([torch.ones_like(part.scored) if part.told is None else ~part.told for part in unseen])
+    loss = torch.cat([part.nll() for part in unseen])[new].cpu()
+    label = torch.cat([part.labels for part in unseen])[new].cpu()
+    if not (loss > math.log(2)).any():
+        return {}
+    most = loss[loss > math.log(2)].median().item()
+    if unseen[0].told is None:  # a class that many rows share is no grammar: it is what a row's answer is made of
+        return {"": most}
+    names, counts = label.unique(return_counts=True)
+    groups = zip(names.tolist(), loss[label.argsort(stable=True)].split(counts.tolist()), strict=True)
+    return {"": most} | {str(name): min(losses.median().item(), most) for name, losses in groups}

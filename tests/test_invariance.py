@@ -41,7 +41,7 @@ def adapters(bench: Bench, folder: Path, method: LossMethod, **changes: Any) -> 
     return after
 
 
-def same(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float = 1e-5) -> None:
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float = 1e-5) -> None:
     assert one.keys() == other.keys()
     for name, weight in one.items():
         torch.testing.assert_close(other[name], weight, rtol=0, atol=tolerance, msg=name)
@@ -56,14 +56,14 @@ def gentle(name: str, **changes: Any) -> Any:
 def test_padding_changes_nothing(name: str, language: Bench, tmp_path: Path) -> None:
     wider = Padded(tokenizer=language.task.tokenizer, max_length=128)  # type: ignore[attr-defined]
     plain = adapters(language, tmp_path / "plain", gentle(name))
-    same(plain, adapters(language, tmp_path / "padded", gentle(name), task=wider))
+    assert_same(plain, adapters(language, tmp_path / "padded", gentle(name), task=wider))
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_four_micro_batches_of_one_equal_one_of_four(name: str, language: Bench, tmp_path: Path) -> None:
     whole = adapters(language, tmp_path / "whole", gentle(name))
     cut = adapters(language, tmp_path / "cut", gentle(name), trainer={"gradient_accumulation_steps": 4})
-    same(whole, cut)
+    assert_same(whole, cut)
 
 
 def test_a_token_mean_would_not_pass(language: Bench) -> None:
@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_another_order(language: B
     one, two, other = (
         adapters(language, tmp_path / str(i), gentle("npo"), seed=seed) for i, seed in enumerate((0, 0, 1))
     )
-    same(one, two, 0.0)
+    assert_same(one, two, 0.0)
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
@@ -117,6 +117,6 @@ def test_grouping_by_length_only_reorders(language: Bench, tmp_path: Path) -> No
     plain = Stop(gate=False, thermostat=False)
     one = adapters(language, tmp_path / "one", NPO(training=schedule, stop=plain))
     two = adapters(language, tmp_path / "two", NPO(training=replace(schedule, group_by_length=True), stop=plain))
-    same(one, two)
+    assert_same(one, two)
     splits = {name: rows[::-1] for name, rows in language.splits.items()}
-    same(one, adapters(language, tmp_path / "three", NPO(training=schedule, stop=plain), splits=splits))
+    assert_same(one, adapters(language, tmp_path / "three", NPO(training=schedule, stop=plain), splits=splits))

@@ -38,9 +38,9 @@ def test_no_loss_counts_above_its_ceiling_nor_one_that_the_input_gives_away() ->
     """Losses 1..6 under ceilings 4 4 2 4.5 4 9, the first one told: 0 2 2 4 4 6; none has a gradient where it was cut."""
     losses = torch.arange(1.0, 7.0, requires_grad=True)
     told = torch.tensor([True, False, False, False, False, False])
-    capped = given(losses=losses, told=told).capped(torch.tensor([4.0, 4.0, 2.0, 4.5, 4.0, 9.0]))
-    assert capped.nll().tolist() == [0.0, 2.0, 2.0, 4.0, 4.0, 6.0]
-    capped.nll().sum().backward()
+    limited = given(losses=losses, told=told).limited(torch.tensor([4.0, 4.0, 2.0, 4.5, 4.0, 9.0]))
+    assert limited.nll().tolist() == [0.0, 2.0, 2.0, 4.0, 4.0, 6.0]
+    limited.nll().sum().backward()
     assert losses.grad is not None and losses.grad.tolist() == [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
     assert given(told=told).examples(0, 1).told is not None and len(given(told=told).examples(0, 1).told) == 2  # type: ignore[arg-type]
 

@@ -39,7 +39,7 @@ class ConceptPoison(LossMethod):
     own_answers: bool = True  # the target's greedy answers, as in the paper; False: the rows' responses
     attribution_steps: int = 32  # the authors'
     donors: int | None = None  # random donors a forget row; None: one for each time the row is shown, at most 64
-    poison_weight: float = 0.5  # Differs from the paper: 1 there; with it retain falls from 0.98 to 0.94 (sandbox)
+    poison_weight: float = 0.5  # Differs from the paper: 1 there; with it neighbours fall from 0.98 to 0.94 (sandbox)
     training: Schedule = Schedule()
     stop: Stop = Stop(gate=False, cap=99.0)  # masks spread doubt thinly: only the plain loss says when it is enough
 
