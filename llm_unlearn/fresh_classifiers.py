@@ -1,0 +1,99 @@
+"""Small untrained classifiers of ordinary Hugging Face architectures: what embedded and measured classifiers start from."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def drawn(make: Callable[[], M], seed: int) -> M:
+    """Return what `make` makes with its weights drawn from the seed; torch's own random state stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+def new_resnet(
+    classes: int,
+    *,
+    channels: int = 3,
+    widths: tuple[int, ...] = (32, 64, 128),
+    blocks: int = 1,
+    seed: int = 0,
+    **config: Any,
+) -> ResNetForImageClassification:
+    """Return a residual network of basic blocks; it halves a picture's sides twice before its first stage."""
+    shape = ResNetConfig(
+        num_channels=channels,
+        embedding_size=widths[0],
+        hidden_sizes=list(widths),
+        depths=[blocks] * len(widths),
+        layer_type="basic",
+        **{"num_labels": classes, **config},
+    )
+    return drawn(lambda: ResNetForImageClassification(shape), seed)
+
+
+def new_vit(
+    classes: int,
+    *,
+    side: int,
+    channels: int = 3,
+    patch: int = 4,
+    width: int = 64,
+    layers: int = 4,
+    heads: int = 4,
+    seed: int = 0,
+    **config: Any,
+) -> ViTForImageClassification:
+    """Return a vision transformer for square pictures of `side` pixels, read in patches of `patch` x `patch`."""
+    shape = ViTConfig(
+        image_size=side,
+        patch_size=patch,
+        num_channels=channels,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        **{"num_labels": classes, **config},
+    )
+    return drawn(lambda: ViTForImageClassification(shape), seed)
+
+
+def new_bert(
+    classes: int,
+    words: int,
+    *,
+    context: int = 64,
+    width: int = 128,
+    layers: int = 2,
+    heads: int = 4,
+    multi_label: bool = False,
+    seed: int = 0,
+    **config: Any,
+) -> BertForSequenceClassification:
+    """Return a text encoder with a classification head for a vocabulary of `words`; pad token 0."""
+    shape = BertConfig(
+        vocab_size=words,
+        max_position_embeddings=context,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_labels=classes,
+        problem_type="multi_label_classification" if multi_label else "single_label_classification",
+        pad_token_id=0,
+        **config,
+    )
+    return drawn(lambda: BertForSequenceClassification(shape), seed)
