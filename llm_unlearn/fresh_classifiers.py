@@ -84,16 +84,15 @@ def new_bert(
     **config: Any,
 ) -> BertForSequenceClassification:
     """Return a text encoder with a classification head for a vocabulary of `words`; pad token 0."""
-    shape = BertConfig(
-        vocab_size=words,
-        max_position_embeddings=context,
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_labels=classes,
-        problem_type="multi_label_classification" if multi_label else "single_label_classification",
-        pad_token_id=0,
-        **config,
-    )
-    return drawn(lambda: BertForSequenceClassification(shape), seed)
+    shape: dict[str, Any] = {
+        "vocab_size": words,
+        "max_position_embeddings": context,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_labels": classes,
+        "problem_type": "multi_label_classification" if multi_label else "single_label_classification",
+        "pad_token_id": 0,
+    }
+    return drawn(lambda: BertForSequenceClassification(BertConfig(**shape, **config)), seed)
