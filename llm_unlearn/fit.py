@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from llm_unlearn.errors import NotFinite
+from llm_unlearn.errors import NotFinite, RecipeError
 from llm_unlearn.files import write_text
 from llm_unlearn.head import trainable, unwrapped
 from llm_unlearn.observe import Observer
@@ -100,6 +101,8 @@ def _trained_model(model: nn.Module, arguments: TrainingArguments) -> Iterator[N
     checkpointed = getattr(arguments, "activation_checkpointing", False) or arguments.gradient_checkpointing
     inner, config = unwrapped(model), getattr(model, "config", None)
     cached = getattr(config, "use_cache", None)  # the Trainer switches it off for good
+    if checkpointed and not getattr(inner, "supports_gradient_checkpointing", False):
+        raise RecipeError(f"{type(inner).__name__} cannot make activations again: leave --gradient_checkpointing out.")
     if checkpointed:
         inner.enable_input_require_grads()  # type: ignore[operator]
     try:
@@ -116,6 +119,13 @@ def rest(model: nn.Module) -> None:
     """Put dropout and batch statistics to rest: all modules but an adapter's own dropout and blocks that are checkpointed."""
     for name, module in model.named_modules():
         module.training = "lora_dropout" in name or getattr(module, "gradient_checkpointing", False)
+
+
+def rest_statistics(model: nn.Module) -> None:
+    """Put batch statistics alone to rest: they are no part of an adapter, and switching it off would not bring them back."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            module.training = False
 
 
 @torch.no_grad()
@@ -205,6 +215,8 @@ class ObjectiveTrainer(Trainer):
         """Return the sum of the objective's terms; raise NotFinite naming the term that is not."""
         if not self.dropout:
             rest(model)  # the Trainer has just called train()
+        elif isinstance(unwrapped(model), PeftModel):
+            rest_statistics(model)
         progress = self.observer.progress
         progress.step = self.state.global_step
         terms = self.objective(model, inputs, progress)

@@ -45,11 +45,12 @@ def key(origin: str, rows: Sequence[Row], schedule: Schedule, seed: int, extra: 
 
 
 def digest(checkpoint: Path) -> str | None:
-    """Return the sha256 of a checkpoint's files, names and contents; None where it is no folder."""
-    if not checkpoint.is_dir():
+    """Return the sha256 of a checkpoint's files, names and contents (or of one file of weights); None where there are none."""
+    files = [checkpoint] if checkpoint.is_file() else sorted(checkpoint.iterdir()) if checkpoint.is_dir() else []
+    if not files:
         return None
     out = hashlib.sha256()
-    for path in sorted(path for path in checkpoint.iterdir() if path.is_file()):
+    for path in (path for path in files if path.is_file()):
         out.update(path.name.encode() + b"\0")
         with path.open("rb") as file:
             while block := file.read(BLOCK):

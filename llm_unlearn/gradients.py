@@ -15,16 +15,20 @@ def last_block(model: nn.Module) -> Mapping[str, nn.Parameter]:
     """Return the weights of the model's own last block, by name; those of an adapter on it are left out.
 
     So the same weights are meant in `before`, in `after` with its adapter on, and in `gold`, and by W + BA the adapter's
-    model has the gradient of the merged one.  Raises TaskError for a model without a list of blocks or with quantised ones.
+    model has the gradient of the merged one.  A bridged module's is the last block of its last stage.  Raises TaskError for
+    a model without a list of blocks or with quantised ones.
     """
     inner = unwrapped(model)
     lists = [(name, module) for name, module in inner.named_modules() if isinstance(module, nn.ModuleList) and module]
     adapter = getattr(getattr(inner, "base_model", None), "prefix", None)  # peft: "lora_" begins its parameters' names
-    if lists:
-        name, blocks = max(lists, key=lambda found: len(found[1]))
+    block = getattr(inner, "last_stage", None)  # of a VisionBridge
+    if block is None and lists:
+        block = max(lists, key=lambda found: len(found[1]))[1][-1]
+    if block is not None:
+        name = next(name for name, module in inner.named_modules() if module is block)
         chosen = {
-            f"{name}.{len(blocks) - 1}.{path}": weight
-            for path, weight in blocks[-1].named_parameters()
+            f"{name}.{path}": weight
+            for path, weight in block.named_parameters()
             if weight.is_floating_point() and not (adapter and any(p.startswith(adapter) for p in path.split(".")))
         }
         if chosen:

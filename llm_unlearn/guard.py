@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from llm_unlearn.errors import NotFinite, NothingChanged
+from llm_unlearn.head import in_eval
 from llm_unlearn.tasks import Example, Task
 
 LEAST = 1e-4  # largest logit difference on the probe below which the outputs count as unchanged
@@ -15,13 +16,10 @@ PROBE = 32  # rows
 @torch.no_grad()
 def probe_logits(model: nn.Module, task: Task, examples: Sequence[Example]) -> torch.Tensor:
     """Return the logits [N, C] of the first examples' decisions, on the CPU, with the model in eval mode."""
-    was_training = model.training
-    model.eval()
     device = next(model.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in task.collate(examples[:PROBE]).items()}
-    logits = task.decisions(model, batch, logits=True).logits.cpu()
-    model.train(was_training)
-    return logits
+    with in_eval(model):
+        return task.decisions(model, batch, logits=True).logits.cpu()
 
 
 def output_change(before: torch.Tensor, after: torch.Tensor) -> float:

@@ -1,5 +1,6 @@
 """Results out: the adapter (or the whole model) with its manifest, in the Hub's layout, loadable without this package."""
 
+import copy
 import json
 import shutil
 from collections.abc import Mapping
@@ -7,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from llm_unlearn.files import write_json
 from llm_unlearn.loading import reader_of
 from llm_unlearn.recipe import SANDBOX, Recipe
 from llm_unlearn.tasks import Task
+from llm_unlearn.vision import VisionBridge
 
 ADAPTER, MODEL, MERGED, MANIFEST = "adapter", "model", "merged", "unlearning.json"
 
@@ -51,10 +54,19 @@ def write_manifest(place: Path, content: Mapping[str, Any]) -> None:
 
 def reload(model: nn.Module, place: Path) -> nn.Module:
     """Return the model as somebody else would load it: the same base, the adapter from disk."""
+    if isinstance(model, VisionBridge):
+        return copy.deepcopy(model).load(place).eval()
     if not isinstance(model, PeftModel):
         loaded: nn.Module = type(model).from_pretrained(place, dtype=next(model.parameters()).dtype)  # type: ignore[attr-defined]
         return loaded.to(next(model.parameters()).device).eval()
+    whole = {  # peft would leave the trained copy of a head in the base: switched off, it would not be the model before
+        name: module.original_module
+        for name, module in model.get_base_model().named_modules()
+        if isinstance(module, ModulesToSaveWrapper)
+    }
     base = model.unload()
+    for name, module in whole.items():
+        base.set_submodule(name, module)
     return PeftModel.from_pretrained(base, str(place)).eval()
 
 

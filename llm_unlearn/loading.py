@@ -16,8 +16,10 @@ from transformers import (
     AutoTokenizer,
 )
 
+from llm_unlearn.builds import built, is_build
 from llm_unlearn.errors import DataError, TaskError
-from llm_unlearn.recipe import SANDBOX, Recipe
+from llm_unlearn.pixels import Pixels
+from llm_unlearn.recipe import SANDBOX, Pictures, Recipe
 from llm_unlearn.tasks import CausalLM, ImageClassifier, SequenceClassifier, Task
 
 HEADS = {  # what a checkpoint's class is called, and who loads it
@@ -50,6 +52,8 @@ def load_model(recipe: Recipe, name: str, *, role: str = "target") -> nn.Module:
 
     Raises DataError where it cannot be loaded, TaskError where its head is not the recipe's task's.
     """
+    if is_build(recipe.model):
+        return _finished(recipe, _bridged(recipe, name, role), role)
     path = checkpoint(name, role)
     endings, loader = HEADS[recipe.task]
     dtype = _dtype(recipe)
@@ -64,6 +68,17 @@ def load_model(recipe: Recipe, name: str, *, role: str = "target") -> nn.Module:
         model: nn.Module = loader.from_pretrained(path, revision=recipe.revision, dtype=dtype)
     except (OSError, ImportError, KeyError, RuntimeError) as error:
         raise DataError(f"cannot load the model {name!r}: {_first_sentence(error)}") from error
+    return _finished(recipe, model, role)
+
+
+def _bridged(recipe: Recipe, name: str, role: str) -> nn.Module:
+    """Return the recipe's plain module with the weights that `name` means: a file or a folder; of the function itself, --weights."""
+    if not is_build(name):
+        return built(recipe.model, name).to(_dtype(recipe))
+    return built(name, recipe.weights if role == "target" and name == recipe.model else None).to(_dtype(recipe))
+
+
+def _finished(recipe: Recipe, model: nn.Module, role: str) -> nn.Module:
     if recipe.adapter and role == "target":
         model = PeftModel.from_pretrained(model, recipe.adapter).merge_and_unload(safe_merge=True)
     return model.to(place()).eval()
@@ -74,6 +89,8 @@ def new_model(recipe: Recipe) -> nn.Module:
 
     It is the same whatever the run's seed, so that runs can be compared.  torch's own random state stays as it is.  Raises DataError where there is no config.
     """
+    if is_build(recipe.model):
+        return built(recipe.model).to(_dtype(recipe)).to(place()).eval()
     path = checkpoint(recipe.model)
     try:
         config = AutoConfig.from_pretrained(path, revision=recipe.revision)
@@ -98,16 +115,51 @@ def _first_sentence(error: BaseException) -> str:
 
 def load_task(recipe: Recipe, name: str) -> Task:
     """Return the task that reads rows for the checkpoint `name`."""
+    if recipe.task == "image_classifier":
+        return _image_task(recipe, name)
     path = checkpoint(name)
     try:
-        if recipe.task == "image_classifier":
-            return ImageClassifier(processor=AutoImageProcessor.from_pretrained(path, revision=recipe.revision))
         tokenizer = AutoTokenizer.from_pretrained(path, revision=recipe.revision)
         config = AutoConfig.from_pretrained(path, revision=recipe.revision)
     except (OSError, ImportError, KeyError, ValueError) as error:
         raise DataError(f"cannot load the tokenizer of {name!r}: {_first_sentence(error)}") from error
-    kind = CausalLM if recipe.task == "causal_lm" else SequenceClassifier
-    return kind(tokenizer=tokenizer, max_length=_context(config, tokenizer))
+    if recipe.task == "causal_lm":
+        return CausalLM(tokenizer=tokenizer, max_length=_context(config, tokenizer))
+    return SequenceClassifier(
+        tokenizer=tokenizer, max_length=_context(config, tokenizer), classes=int(config.num_labels)
+    )
+
+
+def _image_task(recipe: Recipe, name: str) -> Task:
+    """Return what reads pictures for the checkpoint: its own processor, or one made of the recipe's `image` settings."""
+    if is_build(recipe.model):
+        config: Any = built(recipe.model).config
+        return ImageClassifier(
+            processor=_pixels(recipe, config.num_channels), classes=config.num_labels, channels=config.num_channels
+        )
+    path = checkpoint(name)
+    try:
+        config = AutoConfig.from_pretrained(path, revision=recipe.revision)
+    except (OSError, ImportError, KeyError, ValueError) as error:
+        raise DataError(f"cannot load the configuration of {name!r}: {_first_sentence(error)}") from error
+    channels = getattr(config, "num_channels", None) or 3
+    processor: Any = _pixels(recipe, channels, getattr(config, "image_size", None))
+    if recipe.image == Pictures():
+        try:
+            found = AutoImageProcessor.from_pretrained(path, revision=recipe.revision)
+            processor = Pixels.like(found, channels) or found
+        except OSError:  # none was saved beside the model
+            pass
+        except (ImportError, KeyError, ValueError) as error:
+            raise DataError(f"cannot load the image processor of {name!r}: {_first_sentence(error)}") from error
+    return ImageClassifier(processor=processor, classes=int(config.num_labels), channels=channels)
+
+
+def _pixels(recipe: Recipe, channels: int | None, size: Any = None) -> Pixels:
+    given = recipe.image
+    side = given.size or size
+    shape = (side, side) if isinstance(side, int) else (int(side[0]), int(side[1])) if side else None
+    return Pixels(channels=channels, size=shape, mean=given.mean, std=given.std)
 
 
 def reader_of(task: Task) -> Any:

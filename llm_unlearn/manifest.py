@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import llm_unlearn
+from llm_unlearn.builds import is_build
 from llm_unlearn.options import METHOD_OPTION
 from llm_unlearn.recipe import PATHS, SANDBOX, SECRETS
 from llm_unlearn.runfolder import fingerprint
@@ -119,7 +120,9 @@ def _hide(name: str, value: Any, key: bytes) -> Any:
         return [_hide(name, item, key) for item in value]
     if name in SECRETS:
         return _mark(key, value)
-    public = name in MODELS and HUB_ID.fullmatch(str(value)) and not Path(str(value)).exists()
+    public = (
+        name in MODELS and (HUB_ID.fullmatch(str(value)) or is_build(str(value))) and not Path(str(value)).exists()
+    )
     return value if public else _path(str(value), key)
 
 

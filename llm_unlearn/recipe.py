@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from llm_unlearn.builds import is_build
 from llm_unlearn.errors import RecipeError
 from llm_unlearn.sandbox.world import CONCEPT
 from llm_unlearn.settings import assign, build, load_yaml
@@ -23,6 +24,7 @@ PATHS = (
     "gold",
     "adapter",
     "origin",
+    "weights",
     "data",
     *SPLITS,
     "output",
@@ -51,11 +53,22 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """How pictures become pixels, of a model that says nothing of it itself: pixels of 0 to 1, less `mean`, over `std`."""
+
+    size: int | None = None  # pixels a side; none: pictures stay as large as they are
+    mean: tuple[float, ...] = ()  # one number for all channels, or one a channel; none: 0
+    std: tuple[float, ...] = ()  # none: 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One unlearning job.  Raises RecipeError where two settings contradict each other."""
 
     task: Literal["causal_lm", "sequence_classifier", "image_classifier"] = "causal_lm"  # what the model does
-    model: str = SANDBOX  # the model that is to forget: a folder or a Hub id
+    model: str = SANDBOX  # the model that is to forget: a folder, a Hub id, or package.module:function that returns a plain module
+    weights: str | None = None  # safetensors of a model that is a function; so are its gold and origin
+    image: Pictures = field(default_factory=Pictures)  # how pictures become pixels (--image.size 32)
     revision: str | None = None  # branch, tag or commit of a Hub model
     adapter: str | None = None  # a LoRA adapter on top of the model, where the knowledge sits in one
     gold: str | None = None  # a model that never saw the forget rows, to compare with
@@ -87,6 +100,7 @@ class Recipe:
         """Raise RecipeError where settings contradict each other or are out of range."""
         _check_data(self)
         _check_numbers(self)
+        _check_build(self)
         name = method_name(self.method)
         if self.task not in self.method.tasks:
             tasks = ", ".join(sorted(self.method.tasks))
@@ -95,7 +109,7 @@ class Recipe:
             raise RecipeError(
                 f"--method {name} starts from the model before its training: give --origin PATH_OR_HUB_ID."
             )
-        inside = [key for key in (*PATHS[:5], *SPLITS) if _is_inside(getattr(self, key), self.output)]
+        inside = [key for key in (*PATHS[:6], *SPLITS) if _is_inside(getattr(self, key), self.output)]
         if inside:
             raise RecipeError(f"--{inside[0]} lies in the output folder {self.output}: give another --output.")
 
@@ -138,6 +152,14 @@ def _check_data(recipe: Recipe) -> None:
         )
     if recipe.task == "image_classifier" and recipe.concept:
         raise RecipeError("--concept looks for words, and images have none: give --forget and --retain.")
+
+
+def _check_build(recipe: Recipe) -> None:
+    """Raise RecipeError for weights without the function they belong to, and for a function that makes no image classifier."""
+    if recipe.weights and not is_build(recipe.model):
+        raise RecipeError("--weights belong to a plain module: give --model package.module:function that makes it.")
+    if is_build(recipe.model) and recipe.task != "image_classifier":
+        raise RecipeError(f"--model {recipe.model} makes a plain module: say --task image_classifier.")
 
 
 def _check_numbers(recipe: Recipe) -> None:

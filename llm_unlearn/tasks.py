@@ -5,7 +5,7 @@ Every loss, attack score and attribution is written once, on `Decisions`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +16,7 @@ from llm_unlearn.decisions import Decisions
 from llm_unlearn.encoding import PROMPT, RESPONSE, encode_dialogue, instead, repeats, settled, spelled
 from llm_unlearn.errors import DataError
 from llm_unlearn.head import in_eval, supervised, unwrapped
+from llm_unlearn.vision import check_labels, encode_images
 
 IGNORE = -100  # the label that Hugging Face losses skip
 Row = dict[str, Any]  # as a file gives it
@@ -65,9 +66,8 @@ class Task(ABC):
         """
         parts = list(batch.values())
         shared = set.intersection(*(set(part) for part in parts))
-        joint = self.decisions(
-            model, {name: torch.cat([part[name] for part in parts]) for name in shared}, logits=logits
-        )
+        every = {name: torch.cat([part[name] for part in parts]) for name in shared}
+        joint = self.decisions(model, every, logits=logits)
         out, start = [], 0
         for part in parts:
             size = len(next(iter(part.values())))
@@ -203,9 +203,8 @@ class CausalLM(Task):
             chosen = order[first : first + batch_size]
             width = max(len(prompts[i]) for i in chosen)
             ids = torch.tensor([[pad] * (width - len(prompts[i])) + prompts[i] for i in chosen], device=device)
-            mask = torch.tensor(
-                [[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen], device=device
-            )
+            real = [[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen]
+            mask = torch.tensor(real, device=device)
             with in_eval(model):
                 out = model.generate(  # type: ignore[operator]
                     input_ids=ids,
@@ -214,9 +213,8 @@ class CausalLM(Task):
                     pad_token_id=pad,
                     **(drawn if temperature else {"do_sample": False}),
                 )
-            for i, text in zip(
-                chosen, self.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True), strict=True
-            ):
+            texts = self.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+            for i, text in zip(chosen, texts, strict=True):
                 answers[i] = text.strip()
         return answers
 
@@ -250,10 +248,12 @@ class SequenceClassifier(_Classifier):
 
     tokenizer: Any
     max_length: int
+    classes: int | None = None  # of the model, where it is known: labels beyond are refused
     name: ClassVar[str] = "sequence_classifier"
 
     def encode(self, rows: Sequence[Row]) -> list[Example]:
         """Return the token ids and the label of each row, cut at `max_length` as the model was trained."""
+        check_labels(rows, self.classes)
         texts = [row["text"] for row in rows]
         ids = self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
         return [{"input_ids": i, "labels": row["label"]} for i, row in zip(ids, rows, strict=True)]
@@ -279,15 +279,15 @@ class SequenceClassifier(_Classifier):
 class ImageClassifier(_Classifier):
     """Rows of image and label; without a processor an image is a float tensor [channels, height, width] already."""
 
-    processor: Any = field(default=None)
+    processor: Any = None  # pixels.Pixels, or a transformers image processor
+    classes: int | None = None  # of the model, where it is known: labels beyond are refused
+    channels: int | None = None  # of the model's pictures, where it is known
     name: ClassVar[str] = "image_classifier"
 
     def encode(self, rows: Sequence[Row]) -> list[Example]:
         """Return the pixels and the label of each row."""
-        if self.processor is None:
-            pixels = [torch.as_tensor(row["image"], dtype=torch.float32) for row in rows]
-        else:
-            pixels = list(self.processor([row["image"] for row in rows], return_tensors="pt")["pixel_values"])
+        check_labels(rows, self.classes)
+        pixels = encode_images([row["image"] for row in rows], self.processor, self.channels)
         return [{"pixel_values": image, "labels": row["label"]} for image, row in zip(pixels, rows, strict=True)]
 
     def collate(self, examples: Sequence[Example]) -> Batch:

@@ -15,11 +15,23 @@ FILES = sorted(
 LAYERS = [  # modules and sub-packages, lowest first; those on one line may know each other
     {"errors"},
     {"files", "settings", "named"},
-    {"tasks", "decisions", "encoding", "head", "vision", "scores", "statistics"},
-    {"reference", "importance", "adversary", "concepts", "data", "lora", "lora_linear"},
-    {"run", "schedule", "progress", "observe", "fit", "fresh", "fresh_classifiers", "train", "guard", "method", "sandbox"},
+    {"tasks", "decisions", "encoding", "head", "vision", "pixels", "scores", "statistics"},
+    {"reference", "importance", "adversary", "concepts", "data", "lora", "lora_linear", "lora_targets"},
+    {
+        "run",
+        "schedule",
+        "progress",
+        "observe",
+        "fit",
+        "fresh",
+        "fresh_classifiers",
+        "train",
+        "guard",
+        "method",
+        "sandbox",
+    },
     {"methods", "metrics"},
-    {"recipe", "options", "lock", "runfolder", "manifest", "prepare", "loading", "writing"}
+    {"recipe", "options", "lock", "runfolder", "manifest", "prepare", "loading", "builds", "writing"}
     | {
         "cache",
         "activations",
