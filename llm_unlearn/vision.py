@@ -42,9 +42,9 @@ class VisionBridge(nn.Module):
         """
         super().__init__()
         self.net = net
-        self.stages = _stages(net) if stages is None else _named(net, stages)
         said: dict[str, Any] = {"num_labels": classes or _classes(net), "num_channels": _channels(net)}
         self.config = PreTrainedConfig(architectures=[type(net).__name__], **said)
+        self.stages = _stages(net) if stages is None else _named(net, stages)
 
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, output_hidden_states: bool = False
@@ -113,7 +113,10 @@ class VisionBridge(nn.Module):
         path = Path(weights).expanduser()
         state = read_weights(path / WEIGHTS if path.is_dir() else path)
         own = self.net.state_dict()
-        for name in [*state, *own]:
+        for name in own:  # older files do not count batches, and only an average over all of them would need it
+            if name.endswith("num_batches_tracked"):
+                state.setdefault(name, own[name])
+        for name in [*own, *state]:
             what = _misfit(own.get(name), state.get(name))
             if what:
                 raise DataError(

@@ -1,7 +1,6 @@
 """Image classifiers of any make: bridged, wrapped, saved, reloaded, and exactly what they were with the adapter off."""
 
 import copy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,9 @@ class ResNet20(nn.Module):
         self.bn1 = nn.BatchNorm2d(widths[0])
         before = widths[0]
         for number, width in enumerate(widths, 1):
-            steps = [Block(before if i == 0 else width, width, 2 if i == 0 and number > 1 else 1) for i in range(depth)]
+            steps = [
+                Block(before if i == 0 else width, width, 2 if i == 0 and number > 1 else 1) for i in range(depth)
+            ]
             setattr(self, f"layer{number}", nn.Sequential(*steps))
             before = width
         self.linear = nn.Linear(before, classes)
@@ -154,7 +155,9 @@ def test_lora_is_on_linear_and_convolution_layers_and_the_head_is_trained_in_ful
     heads = {"plain": ("net.linear",), "resnet": ("classifier",)}.get(name, ("classifier",))
     assert head_names(here.target) == heads
     model = attach(copy.deepcopy(here.target), Lora(r=4, alpha=8))
-    wrapped = {n.removesuffix(".base_layer") for n, _ in model.get_base_model().named_modules() if n.endswith(".base_layer")}
+    wrapped = {
+        n.removesuffix(".base_layer") for n, _ in model.get_base_model().named_modules() if n.endswith(".base_layer")
+    }
     wanted = {
         n
         for n, module in here.target.named_modules()
@@ -219,8 +222,9 @@ def test_hidden_states_activations_and_gradient_norms_of_every_make(known: tuple
     assert norms[0] == pytest.approx(norms[1], rel=1e-4) and norms[0] > 0
     if name == "plain":
         assert {n.split(".net.")[-1].split(".")[0] for n in last_block(model)} == {"layer3"}
-    scores = Evaluation(TASK, SPLITS, batch_size=8, activations=True, grad_norm=True).scores("x", model)
-    assert scores["forget"].activations is not None
+    splits = {"forget": SPLITS["forget"][:3]}
+    scores = Evaluation(TASK, splits, batch_size=8, activations=True, grad_norm=True).scores("x", model)
+    assert scores["forget"].hidden is not None and len(scores["forget"].hidden[0]) == pooled.shape[1]
 
 
 def test_a_plain_module_may_return_an_object_and_takes_labels() -> None:
@@ -303,18 +307,35 @@ def write_rows(folder: Path, model: nn.Module) -> dict[str, str]:
     return out
 
 
-def test_a_plain_module_goes_through_the_whole_job(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_plain_module_goes_through_the_whole_job(
+    lora: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from llm_unlearn.api import unlearn
-    from llm_unlearn.files import read_json
+    from llm_unlearn.subject import Subject, check_alike
 
+    monkeypatch.syspath_prepend(Path(__file__).parent)
     torch.manual_seed(0)
     net = learn(TASK, bridge(small()), [*SPLITS["forget"], *SPLITS["retain"]], steps=60, rate=1e-2).net
-    settings = write_rows(tmp_path, net)
+    settings: dict[str, Any] = write_rows(tmp_path, net)
     save_file(small().state_dict(), tmp_path / "gold.safetensors")
     settings |= {"task": "image_classifier", "model": "test_vision:small", "gold": str(tmp_path / "gold.safetensors")}
-    settings |= {"image.mean": [0.5], "image.std": [0.25], "output": str(tmp_path / "out")}
-    unlearn(**settings, method={"name": "grad_diff", "steps": 6, "learning_rate": 1e-2}) if False else None
-    assert read_json(tmp_path / "none") is None and sys.modules[__name__]
+    settings |= {"image": {"mean": [128 / 255], "std": [60 / 255]}, "output": str(tmp_path / "out")}
+    settings |= {"evaluation": {"suite": "full"}} | ({} if lora else {"lora": None})
+    method = {"name": "grad_diff", "training": {"steps": 6, "learning_rate": 1e-2}}
+    report = unlearn(**settings, method=method)
+    assert report["request"]["model"] == "test_vision:small"
+    assert report["request"]["weights"].startswith("target.safetensors#hmac")
+    place = tmp_path / "out" / (hub.ADAPTER if lora else hub.MODEL)
+    subject = Subject(run=str(tmp_path / "out"))
+    check_alike(subject, "gold")
+    batch = subject.reader.collate(subject.reader.encode(subject.splits["forget"]))
+    before, after = (logits(subject.reader, subject.load(name), batch) for name in ("before", "after"))
+    assert not torch.allclose(before, after, atol=1e-3)
+    model = bridge(small()).load(tmp_path / "target.safetensors") if lora else bridge(small()).load(place)
+    if lora:  # as somebody would without this package's recipes
+        model = PeftModel.from_pretrained(model, str(place))
+    assert torch.equal(logits(subject.reader, model, batch), after)
 
 
 @pytest.mark.parametrize(
@@ -325,9 +346,12 @@ def test_a_plain_module_goes_through_the_whole_job(tmp_path: Path) -> None:
         ({"model": "test_vision:NUMBER"}, "'NUMBER' is a int, not a function"),
         ({"model": "test_vision:failing"}, "cannot be called without arguments"),
         ({"model": "test_vision:nothing"}, "returned int: it must return a torch.nn.Module"),
-        ({"model": "test_vision:ResNet20"}, r"target.safetensors does not fit ResNet20: conv1.weight has shape \[4, 3, 3, 3\]"),
+        (
+            {"model": "test_vision:ResNet20"},
+            r"target.safetensors does not fit ResNet20: conv1.weight has shape \[4, 3, 3, 3\]",
+        ),
         ({"weights": "no.safetensors"}, "there is no weights file"),
-        ({"weights": "test_vision.py"}, "is not a safetensors file.*Pickled weights"),
+        ({"weights": "conftest.py"}, "is not a safetensors file.*Pickled weights"),
     ],
 )
 def test_a_build_that_cannot_be_used_is_named(

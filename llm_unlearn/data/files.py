@@ -1,4 +1,4 @@
-"""Reading tables: JSON lines, JSON, CSV, Parquet and Hub data sets as plain records, each with the place it came from.
+"""Reading tables: JSON lines, JSON, CSV, Parquet, Hub data sets, folders of pictures and IDX files as plain records, each with the place it came from.
 
 A record may be one that must be forgotten, so no error message here repeats what a file says: name and line number only.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from llm_unlearn.data.images import IMAGES, folder_records, idx_records, is_idx
 from llm_unlearn.errors import DataError, nearest
 
 Record = tuple[str, dict[str, Any]]  # where it stands ("line 3", "row 3") and its columns
@@ -21,7 +22,7 @@ def records(source: str, split: str) -> Iterator[Record]:
     """Yield every record of a file or Hub data set; raise DataError for what is missing, malformed or of another format."""
     path = Path(source).expanduser()
     if path.is_dir():
-        raise DataError(f"{source} is a folder: name one file in it ({', '.join(FORMATS)}).")
+        return folder_records(path)
     if not path.is_file():
         if not _looks_like_a_path(source):
             return _hub(source, split)
@@ -36,13 +37,15 @@ def records(source: str, split: str) -> Iterator[Record]:
         return _csv(path)
     if path.suffix.lower() == ".parquet":
         return _parquet(path)
+    if is_idx(path):
+        return idx_records(path)
     raise DataError(f"{path.name}: files of type {path.suffix!r} are not read; give one of {', '.join(FORMATS)}.")
 
 
 def _looks_like_a_path(source: str) -> bool:
     """Is a name that is no file meant as one (by its ending, its folder, or a file of nearly that name), not as a Hub id?"""
     path = Path(source)
-    if path.suffix.lower() in (*FORMATS, ".txt") or not HUB_ID.fullmatch(source):
+    if path.suffix.lower() in (*FORMATS, ".txt") or is_idx(path) or not HUB_ID.fullmatch(source):
         return True
     return path.parent.is_dir() and ("/" in source or bool(_nearest_file(path)))
 
@@ -167,5 +170,8 @@ def _hub(source: str, split: str) -> Iterator[Record]:
             f"{advice}: {type(error).__name__}: {first}  Check the name (NAME or NAME:CONFIGURATION), the split "
             f"({split}) and the connection, or give the path of a file."
         ) from error
+    for column in IMAGES:  # decoded here, where a damaged one can be named
+        if isinstance((getattr(table, "features", None) or {}).get(column), datasets.Image):
+            table = table.cast_column(column, datasets.Image(decode=False))
     for number, value in enumerate(table, 1):
         yield f"row {number}", value

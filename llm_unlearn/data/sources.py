@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llm_unlearn.data.files import records
+from llm_unlearn.data.images import IMAGES, LABELS, cell
 from llm_unlearn.errors import DataError, nearest
 
 Row = dict[str, Any]
@@ -26,16 +27,13 @@ EXTRAS = {  # column of a row: the names it goes by in files
     "alternate": ("alternate",),
     "wrong": ("wrong", "perturbed_answer"),
 }
-LABELS = ("label", "labels")
-LAYOUTS = (
-    "prompt/response, question/answer, instruction/output, messages, text; for classifiers text/label, image/label"
-)
+LAYOUTS = "prompt/response, question/answer, instruction/output, messages, text; for classifiers text/label, image/label (also a folder of pictures a class, IDX files)"
 NAME = re.compile(r"[^\W\d][\w.-]{0,39}")  # what a column is called: one word
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 def load(source: str, *, split: str = "train", answered: bool = True) -> list[Row]:
-    """Return the rows of a file (JSONL, JSON, CSV, Parquet) or of a Hub data set (`owner/name` or `owner/name:configuration`).
+    """Return the rows of a file (JSONL, JSON, CSV, Parquet, IDX), of a folder with a sub-folder of pictures a class, or of a Hub data set (`owner/name` or `owner/name:configuration`).
 
     `split` is the Hub data set's; a file has none.  `answered=False` also takes questions without an answer: rows that have
     no `response`.  Raises DataError, naming the file and the line, for what cannot be used.
@@ -73,7 +71,7 @@ def _row(record: Mapping[str, Any], place: str, answered: bool = True) -> Row:
         del row["response"]
     elif prompts and responses:
         row = _from_pair(record, prompts[0], responses[0], place)
-    elif any(key in record for key in LABELS) and ("text" in record or "image" in record):
+    elif any(key in record for key in LABELS) and any(key in record for key in ("text", *IMAGES)):
         row = _from_label(record, place)
     elif "text" in record:
         row = {"prompt": None, "response": _text(record["text"], "text", place), "kind": "text"}
@@ -136,23 +134,10 @@ def _from_label(record: Mapping[str, Any], place: str) -> Row:
     label = [int(item) for item in label] if isinstance(label, list) else int(label)
     if "text" in record:
         return {"text": _text(record["text"], "text", place), "label": label, "kind": "label"}
-    if record["image"] is None:
+    image = next(record[name] for name in IMAGES if name in record)
+    if image is None:
         raise DataError(f"{place}: image is empty; give pixels in every row or leave the row out.")
-    return {"image": _image(record["image"], place), "label": label, "kind": "label"}
-
-
-def _image(value: Any, place: str) -> Any:
-    """Return the picture of an undecoded Hub or Parquet cell ({"bytes", "path"}); anything else as it is."""
-    if not isinstance(value, Mapping) or not isinstance(value.get("bytes"), bytes):
-        return value
-    import io
-
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        return Image.open(io.BytesIO(value["bytes"])).convert("RGB")
-    except (UnidentifiedImageError, OSError):
-        raise DataError(f"{place}: image holds no picture that can be read; write PNG or JPEG bytes.") from None
+    return {"image": cell(image, place), "label": label, "kind": "label"}
 
 
 def _text(value: Any, column: str, place: str) -> str:
