@@ -14,9 +14,20 @@ FILES = sorted(
 )
 LAYERS = [  # modules and sub-packages, lowest first; those on one line may know each other
     {"errors"},
-    {"files", "settings", "named"},
+    {"files", "settings", "named", "processes"},
     {"tasks", "decisions", "encoding", "head", "vision", "scores", "statistics"},
-    {"reference", "importance", "adversary", "concepts", "data", "lora", "lora_linear", "lowrank"},
+    {
+        "reference",
+        "importance",
+        "per_example",
+        "layer_gradients",
+        "adversary",
+        "concepts",
+        "data",
+        "lora",
+        "lora_linear",
+        "lowrank",
+    },
     {
         "run",
         "schedule",
@@ -37,7 +48,6 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "activations",
         "gradients",
         "passed",
-        "processes",
         "evaluation",
         "suites",
         "figures",
