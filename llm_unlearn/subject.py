@@ -145,7 +145,7 @@ def check_alike(subject: Subject, name: str) -> None:
     model, other = recipe.model, subject.before if name == "before" else recipe.gold
     if other is None or other == model:
         return
-    here, there = checkpoint(model), checkpoint(other, name)
+    here, there = checkpoint(model, recipe=recipe), checkpoint(other, name, recipe)
     mine, theirs = _config(recipe, here), _config(recipe, there)
     if _shape(mine) != _shape(theirs):
         raise DataError(
