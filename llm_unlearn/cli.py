@@ -41,11 +41,11 @@ def main() -> NoReturn:
     run(forget)
 
 
-def forget(argv: list[str] | None = None) -> None:
-    """Unlearn, then print the table and what was written where."""
+def forget(argv: list[str] | None = None, **defaults: Any) -> None:
+    """Unlearn, then print the table and what was written where; `defaults` hold for settings that are not given."""
     from llm_unlearn.options import parse
 
-    recipe = parse(argv)  # before anything slow is imported: a typing error should answer at once
+    recipe = parse(argv, defaults=defaults)  # before anything slow is imported: a typing error should answer at once
     from llm_unlearn import api, report
     from llm_unlearn.runfolder import is_main
 
@@ -54,6 +54,21 @@ def forget(argv: list[str] | None = None) -> None:
         print(report.table(result))
         for path in sorted(Path(recipe.output).iterdir()):
             print(f"{path}{'/' if path.is_dir() else ''}{' (not for publishing)' if path.name == 'private' else ''}")
+
+
+def forget_class(argv: list[str] | None = None) -> None:
+    """Make a classifier forget classes; with nothing given, the embedded texts' default class."""
+    forget(argv, task="sequence_classifier", output="outputs/forget_class")
+
+
+def forget_records(argv: list[str] | None = None) -> None:
+    """Make a model forget single rows; with nothing given, the embedded texts' default request."""
+    from llm_unlearn.options import read
+    from llm_unlearn.recipe import SANDBOX, Recipe
+
+    given = read(sys.argv[1:] if argv is None else argv, cls=Recipe)
+    own = any(given.get(name) for name in ("data", "forget", "classes", "concept", "ids"))
+    forget(argv, task="sequence_classifier", output="outputs/forget_records", **({} if own else {"ids": SANDBOX}))
 
 
 def train_target(argv: list[str] | None = None) -> None:

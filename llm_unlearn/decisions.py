@@ -1,5 +1,6 @@
 """Decisions: every supervised prediction in a batch, whatever kind of model made it."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,6 +48,18 @@ class Decisions:
         """Return the probability of each class [N, C] in double precision; for multi-label rows each class's own."""
         scores = self.logits.double()
         return scores.sigmoid() if self.labels.is_floating_point() else scores.softmax(-1)
+
+    def divergence_from(self, target: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return KL(target || these) of each decision [N], nats, of the logits [N, C] of both divided by the temperature.
+
+        For multi-label rows the mean over the C labels, as `nll` is.
+        """
+        mine, theirs = self.logits / temperature, target.float() / temperature
+        if not self.labels.is_floating_point():
+            log_p = theirs.log_softmax(-1)
+            return (log_p.exp() * (log_p - mine.log_softmax(-1)).masked_fill(log_p == -math.inf, 0.0)).sum(-1)
+        sides = ((F.logsigmoid(sign * theirs), F.logsigmoid(sign * mine)) for sign in (1, -1))
+        return torch.stack([log_p.exp() * (log_p - log_q) for log_p, log_q in sides]).sum(0).mean(-1)
 
     def log_prob_moments(self, of: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of log p under the decision's own distribution, [n] each, nats, fp32.

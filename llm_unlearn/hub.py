@@ -11,8 +11,9 @@ from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
+import llm_unlearn
 from llm_unlearn.files import write_json
-from llm_unlearn.loading import reader_of
+from llm_unlearn.loading import checkpoint, reader_of
 from llm_unlearn.recipe import SANDBOX, Recipe
 from llm_unlearn.tasks import Task
 from llm_unlearn.vision import VisionBridge
@@ -43,7 +44,8 @@ def save(model: nn.Module, folder: Path, recipe: Recipe) -> Path:
 def base_name(recipe: Recipe) -> str:
     """Return how the base model may be called in public: its Hub id, or its folder's name."""
     if recipe.model == SANDBOX:
-        return "llm_unlearn/sandbox/target"
+        folder = Path(checkpoint(SANDBOX, recipe=recipe))
+        return folder.relative_to(Path(llm_unlearn.__file__).parent.parent).as_posix()
     return Path(recipe.model).name if Path(recipe.model).exists() else recipe.model
 
 

@@ -18,7 +18,7 @@ from llm_unlearn.errors import NothingChanged
 from llm_unlearn.evaluation import Evaluation, assess, measure
 from llm_unlearn.figures import unknown_to
 from llm_unlearn.files import read_json, write_json
-from llm_unlearn.loading import load_model, load_task, new_model
+from llm_unlearn.loading import embedded_origin, load_model, load_task, new_model
 from llm_unlearn.lora import attach
 from llm_unlearn.manifest import manifest, peak_memory_bytes, redacted_command, redacted_request, versions
 from llm_unlearn.prepare import Prepared, measured, with_holdout
@@ -149,7 +149,7 @@ class Job:
         run = Run(
             model=self._start(model),
             task=self.task,
-            splits=self.prepared.splits,
+            splits=self.prepared.for_method(),
             folder=self.folder.path / WORK,
             seed=recipe.seed,
             trainer=_trainer_arguments(recipe),
@@ -165,10 +165,7 @@ class Job:
         """Return what the method changes: the target under a fresh adapter, a copy of it, or the origin."""
         if self.recipe.method.starts_from == "origin":
             if self.recipe.origin is None and self.recipe.model == SANDBOX:
-                from llm_unlearn.sandbox.models import new_model
-
-                origin: nn.Module = new_model(self.recipe.seed)
-                return origin.to(next(model.parameters()).device)
+                return embedded_origin(self.recipe).to(next(model.parameters()).device)
             return load_model(self.recipe, self.recipe.origin or "", role="origin").train()
         if self.recipe.lora is None:
             return load_model(self.recipe, self.recipe.model)

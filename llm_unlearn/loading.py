@@ -17,9 +17,11 @@ from transformers import (
 )
 
 from llm_unlearn.builds import built, is_build
+from llm_unlearn.data.requests import Classes
 from llm_unlearn.errors import DataError, TaskError
 from llm_unlearn.pixels import Pixels
 from llm_unlearn.recipe import SANDBOX, Pictures, Recipe
+from llm_unlearn.scores import CLASSIFIERS
 from llm_unlearn.tasks import CausalLM, ImageClassifier, SequenceClassifier, Task
 
 HEADS = {  # what a checkpoint's class is called, and who loads it
@@ -38,13 +40,33 @@ def place() -> torch.device:
     return device
 
 
-def checkpoint(name: str, role: str = "target") -> str:
-    """Return the folder or Hub id behind a recipe's `model`, `gold` or `origin`: `sandbox` is a folder of this package."""
+def checkpoint(name: str, role: str = "target", recipe: Recipe | None = None) -> str:
+    """Return the folder or Hub id behind a recipe's `model`, `gold` or `origin`: `sandbox` is a folder of this package.
+
+    Which one depends on the recipe's task, and of golds on whether it asks for classes or for single rows.
+    """
     if name != SANDBOX:
         return name
+    if recipe is not None and recipe.task == "sequence_classifier":
+        from llm_unlearn.sandbox import texts
+
+        return str(texts.path("target" if role != "gold" else "gold_records" if recipe.ids else "gold"))
     from llm_unlearn.sandbox import models
 
     return str(models.path("gold" if role == "gold" else "target"))
+
+
+def classes_of_model(recipe: Recipe) -> Classes | None:
+    """Return what the recipe's classifier says about its classes; None where it has no configuration to say it."""
+    if recipe.task not in CLASSIFIERS:
+        return None
+    try:
+        config = AutoConfig.from_pretrained(checkpoint(recipe.model, recipe=recipe), revision=recipe.revision)
+    except (OSError, ValueError):  # loading the model will say it
+        return None
+    kind = getattr(config, "problem_type", None)
+    multi = None if kind is None else kind == "multi_label_classification"
+    return Classes(names={int(number): name for number, name in config.id2label.items()}, multi_label=multi)
 
 
 def load_model(recipe: Recipe, name: str, *, role: str = "target") -> nn.Module:
@@ -54,7 +76,7 @@ def load_model(recipe: Recipe, name: str, *, role: str = "target") -> nn.Module:
     """
     if is_build(recipe.model):
         return _finished(recipe, _bridged(recipe, name, role), role)
-    path = checkpoint(name, role)
+    path = checkpoint(name, role, recipe)
     endings, loader = HEADS[recipe.task]
     dtype = _dtype(recipe)
     try:
@@ -84,6 +106,13 @@ def _finished(recipe: Recipe, model: nn.Module, role: str) -> nn.Module:
     return model.to(place()).eval()
 
 
+def embedded_origin(recipe: Recipe) -> nn.Module:
+    """Return what the sandbox's models of the recipe's task started from, drawn from the recipe's seed."""
+    from llm_unlearn.sandbox import models, texts
+
+    return texts.new_model(recipe.seed) if recipe.task in CLASSIFIERS else models.new_model(recipe.seed)
+
+
 def new_model(recipe: Recipe) -> nn.Module:
     """Return a randomly initialised model of the recipe's architecture, in eval mode on this process's device.
 
@@ -91,7 +120,7 @@ def new_model(recipe: Recipe) -> nn.Module:
     """
     if is_build(recipe.model):
         return built(recipe.model).to(_dtype(recipe)).to(place()).eval()
-    path = checkpoint(recipe.model)
+    path = checkpoint(recipe.model, recipe=recipe)
     try:
         config = AutoConfig.from_pretrained(path, revision=recipe.revision)
     except (OSError, ValueError) as error:
@@ -117,7 +146,7 @@ def load_task(recipe: Recipe, name: str) -> Task:
     """Return the task that reads rows for the checkpoint `name`."""
     if recipe.task == "image_classifier":
         return _image_task(recipe, name)
-    path = checkpoint(name)
+    path = checkpoint(name, recipe=recipe)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=recipe.revision)
         config = AutoConfig.from_pretrained(path, revision=recipe.revision)
@@ -137,7 +166,7 @@ def _image_task(recipe: Recipe, name: str) -> Task:
         return ImageClassifier(
             processor=_pixels(recipe, config.num_channels), classes=config.num_labels, channels=config.num_channels
         )
-    path = checkpoint(name)
+    path = checkpoint(name, recipe=recipe)
     try:
         config = AutoConfig.from_pretrained(path, revision=recipe.revision)
     except (OSError, ImportError, KeyError, ValueError) as error:

@@ -98,7 +98,7 @@ def redacted_command(argv: Sequence[str], key: bytes) -> list[str]:
         else:
             value = word
             words.append(_word(name or "program", word, key))
-        if name in SECRETS and value:
+        if name in SECRETS and value and not value.isdecimal():
             secrets.append(value)
     return list(_without(words, secrets, key))
 
@@ -137,7 +137,10 @@ def _mark(key: bytes, value: Any) -> str:
 
 def _secrets(recipe: Mapping[str, Any]) -> list[str]:
     values = [recipe.get(name) for name in SECRETS]
-    return [str(item) for value in values if value for item in (value if isinstance(value, list | tuple) else [value])]
+    said = [str(item) for value in values if value for item in (value if isinstance(value, list | tuple) else [value])]
+    return [
+        word for word in said if not word.isdecimal()
+    ]  # the number of a class tells nothing, and stands in every version
 
 
 def _without_paths(value: Any, shown: Mapping[str, str]) -> Any:

@@ -5,7 +5,7 @@ import dataclasses
 import re
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from llm_unlearn.errors import RecipeError, nearest
@@ -19,6 +19,9 @@ FIRST = (
     "data",
     "concept",
     "terms",
+    "classes",
+    "ids",
+    "test",
     "forget",
     "retain",
     "holdout",
@@ -41,13 +44,16 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(
-    argv: Sequence[str] | None = None, description: str = "Make a model forget, and show that it did."
+    argv: Sequence[str] | None = None,
+    description: str = "Make a model forget, and show that it did.",
+    defaults: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """Return the recipe that a command line asks for (`sys.argv[1:]` when None); --help prints and exits.
 
-    Raises RecipeError for an unknown option, a value of the wrong type and settings that contradict each other.
+    `defaults` are a command's own, for what neither options nor --config give.  Raises RecipeError for an unknown option, a
+    value of the wrong type and settings that contradict each other.
     """
-    return from_values(read(sys.argv[1:] if argv is None else argv, description))
+    return from_values({**(defaults or {}), **read(sys.argv[1:] if argv is None else argv, description)})
 
 
 def read(argv: Sequence[str], description: str = "", cls: type = Recipe) -> dict[str, Any]:

@@ -1,17 +1,31 @@
 """From a recipe to rows: which are forgotten, which kept, which serve as the never-seen standard, and why."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from llm_unlearn.data.counterfactual import synthetic_holdout
+from llm_unlearn.data.requests import (
+    among,
+    by_classes,
+    by_ids,
+    check_labels,
+    class_numbers,
+    classes_in,
+    read_ids,
+    removed_classes,
+    repeated,
+    strangers_to,
+)
 from llm_unlearn.data.sources import load
-from llm_unlearn.data.splits import by_concept, check
+from llm_unlearn.data.splits import by_concept, check, kept
 from llm_unlearn.errors import DataError, nearest
+from llm_unlearn.loading import classes_of_model
 from llm_unlearn.recipe import SANDBOX, SPLITS, Recipe
 from llm_unlearn.run import Splits
+from llm_unlearn.scores import CLASSIFIERS
 from llm_unlearn.tasks import Row
 
 UNSEEN_FORGET = ("holdout", "forget_heldout")
@@ -26,11 +40,31 @@ class Prepared:
     holdout: Literal["given", "synthetic", "none"]
     why: str = ""  # how the rows were split; it names the concept, so it is for the terminal only
     notes: tuple[str, ...] = ()  # for the report: counts only
+    strangers: list[Row] = field(default_factory=list)  # where whole classes go: what a method takes for its holdout
+
+    def for_method(self) -> dict[str, list[Row]]:
+        """Return the splits that a method works with; `splits` are those that are measured."""
+        return {**self.splits, "holdout": self.strangers} if self.strangers else self.splits
 
 
 def prepare(recipe: Recipe) -> Prepared:
-    """Return the request's rows by split; raise DataError for what cannot be used.  No model is needed for this."""
-    why = ""
+    """Return the request's rows by split; raise DataError for what cannot be used.  No weights are loaded for this."""
+    known = classes_of_model(recipe)
+    splits, why, notes = _cut(recipe)
+    for name in SPLITS:
+        if getattr(recipe, name):
+            splits[name] = list(load(getattr(recipe, name)))
+    splits = check(splits)
+    if recipe.task in CLASSIFIERS:
+        check_labels(splits, known, recipe.model)
+    return Prepared(splits=splits, holdout="given" if "holdout" in splits else "none", why=why, notes=notes)
+
+
+def _cut(recipe: Recipe) -> tuple[dict[str, list[Row]], str, tuple[str, ...]]:
+    """Return the rows of --data by split, how they were cut, and what the report should say of it."""
+    if recipe.classes or recipe.ids:
+        rows, test = _corpus(recipe)
+        return _by_classes(recipe, rows, test) if recipe.classes else _by_ids(recipe, rows, test)
     if recipe.data == SANDBOX:
         from llm_unlearn.sandbox import world
 
@@ -40,17 +74,70 @@ def prepare(recipe: Recipe) -> Prepared:
             raise DataError(
                 f"the sandbox knows no {concept!r}{nearest(concept, world.concepts())}. Towns: {towns}; any of its people too."
             )
-        splits = {name: list(rows) for name, rows in world.splits(concept).items()}
-    elif recipe.data:
+        return {name: list(rows) for name, rows in world.splits(concept).items()}, "", ()
+    if recipe.data:
         found = by_concept(load(recipe.data), recipe.concept or "", recipe.terms)
-        splits, why = found.splits(), found.why
+        return found.splits(), found.why, ()
+    return {}, "", ()
+
+
+def _corpus(recipe: Recipe) -> tuple[list[Row], list[Row]]:
+    """Return the training rows, and the rows never trained on; none of these where they are not given."""
+    if recipe.data != SANDBOX:
+        return list(load(recipe.data or "")), list(load(recipe.test)) if recipe.test else []
+    if recipe.task == "causal_lm":
+        from llm_unlearn.sandbox import world
+
+        return world.corpus(), list(load(recipe.test)) if recipe.test else world.splits()["holdout"]
+    from llm_unlearn.sandbox import texts
+
+    made = texts.corpus()
+    return made["train"], list(load(recipe.test)) if recipe.test else made["test"]
+
+
+def _by_classes(recipe: Recipe, rows: list[Row], test: list[Row]) -> tuple[dict[str, list[Row]], str, tuple[str, ...]]:
+    known = classes_of_model(recipe)
+    if known is not None:
+        check_labels({"data": rows, **({"test": test} if test else {})}, known, recipe.model)
+    classes = class_numbers(recipe.classes, rows, known)
+    splits = by_classes(rows, test, classes)
+    notes = [f"{len(classes)} of {len(classes_in(rows))} classes are forgotten as a whole"]
+    if not test:
+        notes.append(
+            "no rows that were never trained on were given (--test): accuracy on unseen rows and membership inference are "
+            "not measured"
+        )
+    notes += [f"--test has no rows for {name}: its figures are not measured" for name in _lacking(splits, test)]
+    return splits, f"forget {len(splits['forget'])} rows, retain {len(splits['retain'])} rows", tuple(notes)
+
+
+def _lacking(splits: Mapping[str, Sequence[Row]], test: Sequence[Row]) -> list[str]:
+    return [name for name in ("forget_heldout", "retain_heldout") if test and name not in splits]
+
+
+def _by_ids(recipe: Recipe, rows: list[Row], test: list[Row]) -> tuple[dict[str, list[Row]], str, tuple[str, ...]]:
+    if recipe.ids == SANDBOX:
+        from llm_unlearn.sandbox import texts, world
+
+        ids = texts.request() if recipe.task in CLASSIFIERS else world.request()
     else:
-        splits = {}
-    for name in SPLITS:
-        if getattr(recipe, name):
-            splits[name] = list(load(getattr(recipe, name)))
-    splits = check(splits)
-    return Prepared(splits=splits, holdout="given" if "holdout" in splits else "none", why=why)
+        ids = read_ids(recipe.ids or "")
+    splits = by_ids(rows, ids)
+    notes = []
+    if again := repeated(rows, ids):
+        notes.append(
+            f"{again} ids asked for stand on further rows of --data (called ID-2, ...), which are kept: ids must tell rows apart"
+        )
+    if test:  # like the rows to forget, and never trained on
+        splits["holdout"] = test
+        if recipe.task in CLASSIFIERS:
+            splits["retain_heldout"] = test
+    elif recipe.task in CLASSIFIERS:
+        notes.append(
+            "no rows that were never trained on were given (--test): accuracy on unseen rows and membership inference are "
+            "not measured"
+        )
+    return splits, f"forget {len(splits['forget'])} rows, retain {len(splits['retain'])} rows", tuple(notes)
 
 
 def with_holdout(prepared: Prepared, recipe: Recipe, tokens: Callable[[str], int] | None = None) -> Prepared:
@@ -58,9 +145,12 @@ def with_holdout(prepared: Prepared, recipe: Recipe, tokens: Callable[[str], int
 
     `tokens` counts a text's tokens, so that new words can take as many as the old ones.
     """
+    splits = prepared.splits
+    classes = removed_classes(splits, kept(splits)) if recipe.task in CLASSIFIERS else frozenset()
+    if classes:
+        return _with_strangers(prepared, classes, recipe.seed)
     if prepared.holdout == "given":
         return prepared
-    splits = prepared.splits
     retain = [row for name in ("retain", "neighbour", "general") for row in splits.get(name, ())]
     made = synthetic_holdout(
         splits["forget"], retain, concept=recipe.concept, terms=recipe.terms, seed=recipe.seed, tokens=tokens
@@ -75,6 +165,23 @@ def with_holdout(prepared: Prepared, recipe: Recipe, tokens: Callable[[str], int
     return replace(
         prepared, splits={**splits, "holdout": list(made)}, holdout="synthetic", notes=(*prepared.notes, note)
     )
+
+
+def _with_strangers(prepared: Prepared, classes: frozenset[int], seed: int) -> Prepared:
+    """Return the rows with the standard for classes that go as a whole: rows of other classes that claim to be of them.
+
+    Unseen rows of the classes themselves are no standard: the model before knows them as well as those it was trained on, and
+    every method that stops at "as unlikely as unseen rows" would stop at once.
+    """
+    splits = prepared.splits
+    source = "retain_heldout" if splits.get("retain_heldout") else "retain"
+    others = [row for row in splits[source] if not among([row], classes)]
+    found = strangers_to(classes, splits["forget"], others, seed)
+    note = (
+        f"whole classes are forgotten: methods stop where the classes are as unlikely for their own rows as for rows of other "
+        f"classes ({len(found)} rows of {source})"
+    )
+    return replace(prepared, strangers=found, notes=(*prepared.notes, note))
 
 
 def measured(splits: Splits, most: int, seed: int) -> dict[str, list[Row]]:
@@ -98,15 +205,7 @@ def measured(splits: Splits, most: int, seed: int) -> dict[str, list[Row]]:
 
 def _of_same_classes(rows: Sequence[Row], forget: Sequence[Row]) -> Sequence[Row]:
     """Return the rows that share a class with a forget row; all of them where none does, or where rows have no label."""
-    gone = {number for row in forget for number in _classes(row)}
-    return [row for row in rows if not gone.isdisjoint(_classes(row))] or rows
-
-
-def _classes(row: Row) -> list[int]:
-    label = row.get("label")
-    if label is None:
-        return []
-    return [number for number, there in enumerate(label) if there] if isinstance(label, list) else [label]
+    return among(rows, classes_in(forget)) or rows
 
 
 def _plain(row: Row) -> Row:

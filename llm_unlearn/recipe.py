@@ -16,8 +16,16 @@ if TYPE_CHECKING:  # these import torch, and a recipe must be refused faster tha
     from llm_unlearn.method import Method
 
 SANDBOX = "sandbox"  # as model, data or gold: the embedded world and its two models
+EMBEDDED = {
+    "sequence_classifier": "Quillmere"
+}  # tasks of classifiers that the sandbox has models for: their default class
+CUTS = ("concept", "classes", "ids")  # what a corpus can be cut by
 DEFAULT_METHOD = "npo"
-SECRETS = ("concept", "terms")  # these name what is to be forgotten: never shown plainly outside DIR/private
+SECRETS = (
+    "concept",
+    "terms",
+    "classes",
+)  # these name what is to be forgotten: never shown plainly outside DIR/private
 SPLITS = ("forget", "retain", "holdout", "forget_heldout", "retain_heldout", "neighbour", "general")
 PATHS = (
     "model",
@@ -26,6 +34,8 @@ PATHS = (
     "origin",
     "weights",
     "data",
+    "test",
+    "ids",
     *SPLITS,
     "output",
     "config",
@@ -77,6 +87,13 @@ class Recipe:
     data: str | None = None  # one corpus that --concept splits: JSONL, CSV, Parquet or a Hub data set
     concept: str | None = None  # what is to be forgotten, as it is named in the data
     terms: tuple[str, ...] = ()  # other names for the concept
+    classes: tuple[
+        str, ...
+    ] = ()  # of a classifier: forget the rows of --data in these classes (numbers, or the model's names)
+    ids: str | None = (
+        None  # a deletion request: forget these rows of --data (.txt with an id a line, or a table's column `id`)
+    )
+    test: str | None = None  # rows like --data that no model was trained on, for --classes and --ids
     forget: str | None = None  # rows to forget (instead of --data and --concept)
     retain: str | None = None  # rows to keep
     holdout: str | None = None  # rows like the forget rows that the model never saw; made from them where not given
@@ -109,22 +126,22 @@ class Recipe:
             raise RecipeError(
                 f"--method {name} starts from the model before its training: give --origin PATH_OR_HUB_ID."
             )
-        inside = [key for key in (*PATHS[:6], *SPLITS) if _is_inside(getattr(self, key), self.output)]
+        inside = [key for key in (*PATHS[:8], *SPLITS) if _is_inside(getattr(self, key), self.output)]
         if inside:
             raise RecipeError(f"--{inside[0]} lies in the output folder {self.output}: give another --output.")
 
 
 def _check_data(recipe: Recipe) -> None:
     """Raise RecipeError unless the rows are given in exactly one way."""
-    embedded = recipe.data == SANDBOX
     if recipe.data and recipe.forget:
         raise RecipeError(
-            "--data and --forget are both given: either one corpus with --concept, or --forget with --retain."
+            "--data and --forget are both given: either one corpus with --concept, --classes or --ids, or --forget with "
+            "--retain."
         )
     if recipe.forget and not recipe.retain:
         raise RecipeError("--forget without --retain: say which rows must be kept, or knowledge is lost with them.")
     if recipe.retain and not recipe.forget:
-        what = "is split by --concept already" if recipe.data else "needs --forget beside it"
+        what = f"is split by {_cut_by(recipe)} already" if recipe.data else "needs --forget beside it"
         raise RecipeError(f"--retain {what}: give --forget with --retain, or --data with --concept.")
     if recipe.golds and not recipe.gold:
         raise RecipeError(
@@ -132,6 +149,17 @@ def _check_data(recipe: Recipe) -> None:
         )
     if recipe.forget and recipe.forget == recipe.retain:
         raise RecipeError(f"--forget and --retain are the same: {recipe.forget}.")
+    _check_concept(recipe)
+    _check_cut(recipe)
+    if recipe.task != "causal_lm" and SANDBOX in (recipe.model, recipe.data, recipe.gold) and not _embedded(recipe):
+        raise RecipeError(
+            f"the sandbox has nothing for task {recipe.task} that is asked for so: give --classes or --ids with it, or "
+            "--model, --forget and --retain."
+        )
+
+
+def _check_concept(recipe: Recipe) -> None:
+    """Raise RecipeError for a concept that is empty, or has no rows to be looked for in."""
     if recipe.forget and (recipe.concept or recipe.terms):
         raise RecipeError("--concept and --terms split --data; with --forget and --retain the rows are split already.")
     if recipe.concept is not None and not recipe.concept.strip():
@@ -140,18 +168,54 @@ def _check_data(recipe: Recipe) -> None:
         raise RecipeError("--terms holds an empty word, which is in every row; leave it out.")
     if recipe.concept and not recipe.data:
         raise RecipeError("--concept without --data: say which rows it is to be looked for in.")
-    if recipe.data and not embedded and not recipe.concept:
-        raise RecipeError("--data without --concept: name what is to be forgotten, or give --forget and --retain.")
     if recipe.terms and not recipe.concept:
         raise RecipeError("--terms without --concept: terms are other names of the concept.")
-    if not recipe.data and not recipe.forget:
-        raise RecipeError("nothing to forget: give --data with --concept, or --forget with --retain.")
-    if recipe.task != "causal_lm" and SANDBOX in (recipe.model, recipe.data, recipe.gold):
-        raise RecipeError(
-            f"the sandbox is text for a causal LM, not for task {recipe.task}: give --model, --forget and --retain."
-        )
     if recipe.task == "image_classifier" and recipe.concept:
-        raise RecipeError("--concept looks for words, and images have none: give --forget and --retain.")
+        raise RecipeError(
+            "--concept looks for words, and images have none: give --classes, --ids, or --forget and --retain."
+        )
+
+
+def _check_cut(recipe: Recipe) -> None:
+    """Raise RecipeError unless a corpus is cut in exactly one way, and for classes of a model that has none."""
+    given = [name for name in CUTS if getattr(recipe, name)]
+    if not recipe.data and not recipe.forget:
+        raise RecipeError(
+            "nothing to forget: give --data with --concept, --classes or --ids, or --forget with --retain."
+        )
+    if len(given) > 1:
+        raise RecipeError(
+            f"--{given[0]} and --{given[1]} are both given: --data is cut by one of them; leave the other out."
+        )
+    if given and not recipe.data:
+        raise RecipeError(f"--{given[0]} without --data: say which rows it is to be looked for in.")
+    if recipe.data and not given and not (recipe.data == SANDBOX and recipe.task == "causal_lm"):
+        raise RecipeError(
+            "--data without --concept: name what is to be forgotten (--classes or --ids do it too), or give --forget and --retain."
+        )
+    if recipe.classes and recipe.task == "causal_lm":
+        raise RecipeError(
+            "--classes needs a classifier: give --task sequence_classifier or image_classifier, or --concept."
+        )
+    if recipe.test and not (recipe.classes or recipe.ids):
+        raise RecipeError(
+            "--test goes with --classes or --ids; give other rows as --holdout, --retain_heldout and so on."
+        )
+    if recipe.test and recipe.test == recipe.data:
+        raise RecipeError(
+            f"--data and --test are the same: {recipe.test}; --test must be rows the model was never trained on."
+        )
+    if recipe.ids == SANDBOX != recipe.data:
+        raise RecipeError("--ids sandbox is a request to the sandbox: give --data sandbox, or a file of ids.")
+
+
+def _cut_by(recipe: Recipe) -> str:
+    return next((f"--{name}" for name in CUTS if getattr(recipe, name)), "--concept")
+
+
+def _embedded(recipe: Recipe) -> bool:
+    """Is there something in the sandbox for this classifier's request?"""
+    return recipe.task in EMBEDDED and bool(recipe.classes or recipe.ids or recipe.forget)
 
 
 def _check_build(recipe: Recipe) -> None:
@@ -242,11 +306,21 @@ def from_values(values: Mapping[str, Any]) -> Recipe:
     if filled.get("model", SANDBOX) == SANDBOX:
         if not any(filled.get(key) for key in ("data", "forget", "retain")):
             filled["data"] = SANDBOX
-        if filled.get("data") == SANDBOX and filled.get("concept") in (None, CONCEPT) and not filled.get("terms"):
+        if filled.get("data") == SANDBOX and _is_default_request(filled):
             filled.setdefault("gold", SANDBOX)
     if "method" in filled:
         filled["method"] = _method(filled["method"])
     return build(Recipe, filled, names=type_names())
+
+
+def _is_default_request(values: dict[str, Any]) -> bool:
+    """Is this the sandbox's own request, the one its gold was made for?  A classifier's default class is put in."""
+    default = EMBEDDED.get(values.get("task", "causal_lm"))
+    if default is None:
+        return values.get("concept") in (None, CONCEPT) and not any(values.get(key) for key in ("terms", "ids"))
+    if not any(values.get(key) for key in CUTS):
+        values["classes"] = (default,)
+    return tuple(values.get("classes") or ()) == (default,) or values.get("ids") == SANDBOX
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:

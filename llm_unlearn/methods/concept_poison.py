@@ -2,6 +2,7 @@
 
 The target's own answers to the forget questions are attributed to words (Integrated Gradients); the words that carry them
 are replaced by those of a donor or masked; an adapter is trained on these rows beside true ones from retain.
+Of a classifier the labels alone are poisoned (the paper's patch "none": its own ablation finds that they do the forgetting).
 """
 
 import math
@@ -14,6 +15,7 @@ from llm_unlearn.data.poison import Labels, poison
 from llm_unlearn.errors import RecipeError, TaskError
 from llm_unlearn.fit import Batches, Module, Objective, Progress, Schedule, Stop, Terms, fit
 from llm_unlearn.method import LossMethod, retained
+from llm_unlearn.relabel import OtherLabels, classifies
 from llm_unlearn.run import Run
 from llm_unlearn.tasks import CausalLM, Row
 
@@ -23,10 +25,9 @@ class ConceptPoison(LossMethod):
     """L = w loss(poison) + loss(retain)."""
 
     paper: ClassVar[str] = "arXiv:2405.15662"
-    tasks: ClassVar[frozenset[str]] = frozenset({"causal_lm"})
-    labels: Labels = (
-        "mask"  # the paper's for texts; random donors leave the truth the likeliest answer (sandbox: EM 0.76)
-    )
+    # None: the paper's, "mask" for texts (random donors leave the truth the likeliest answer: sandbox, EM 0.76), and for
+    # classifiers "targeted", the class the target takes the rows for next; "random": any other class that is kept
+    labels: Labels | None = None
     words: int = 5  # ranked words masked or replaced an answer, k of the authors' masking
     replacement: str = "***"  # the authors'; "[MASK]" or another name work too
     # Differs from the paper: there the poisoned text is learned as a text.  That changes the first wrong word alone: behind
@@ -46,6 +47,8 @@ class ConceptPoison(LossMethod):
     def check(self, run: Run) -> None:
         """Raise also where the gate is asked for."""
         super().check(run)
+        if classifies(run.task) and self.labels not in (None, "random", "targeted"):
+            raise RecipeError(f"labels={self.labels} poisons words; a {run.task.name} has labels=targeted or random.")
         if self.stop.gate:
             raise RecipeError(
                 "stop.gate judges a row by its own loss, and a poison row's says nothing about the true answer; "
@@ -58,15 +61,20 @@ class ConceptPoison(LossMethod):
         forget, retain = run.rows("forget"), retained(run)
         steps = self.training.step_count(len(forget))
         schedule = replace(self.training, steps=steps)
-        shown = math.ceil(steps * schedule.forget_batch / len(forget))
+        rows = forget if classifies(run.task) else self._poisoned(run, forget, steps)
+        fit(run, {"poison": rows, "retain": retain}, self.objective(run), schedule=schedule, stop=self.stop)
+
+    def _poisoned(self, run: Run, forget: Sequence[Row], steps: int) -> list[Row]:
+        """Return a causal LM's poison rows; the input is not changed."""
+        shown = math.ceil(steps * self.training.forget_batch / len(forget))
         donors = self.donors if self.donors is not None else min(64, shown)
         with_answers = self._answers(run, forget)
         rankings = rank(run.model, _language(run), with_answers, steps=self.attribution_steps)
-        rows = poison(
+        return poison(
             with_answers,
             run.rows("retain"),  # donors; neighbours would tell other things about the same subjects
             rankings,
-            labels=self.labels,
+            labels=self.labels or "mask",
             words=self.words,
             donors=donors,
             replacement=self.replacement,
@@ -75,13 +83,14 @@ class ConceptPoison(LossMethod):
             asked=self.asked,
             seed=run.seed,
         )
-        fit(run, {"poison": rows, "retain": retain}, self.objective(run), schedule=schedule, stop=self.stop)
 
     def objective(self, run: Run) -> Objective:
         """Return the two terms; the poison term is off while the forget rows' loss is above the holdout's."""
+        known = OtherLabels(run, self.labels or "targeted") if classifies(run.task) else None
 
         def terms(model: Module, batch: Batches, progress: Progress) -> Terms:
             poisoned, retain = run.task.streams(model, batch)
+            poisoned = poisoned if known is None else known.of(poisoned, progress.step)
             return {
                 "poison": self.poison_weight * progress.gated(poisoned.mean_nll(), poisoned),
                 "retain": retain.mean_nll().mean(),

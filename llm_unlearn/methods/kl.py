@@ -24,8 +24,8 @@ class KL(LossMethod):
             forget = progress.pushed(known)
             frozen = run.frozen_copy if run.frozen_copy is None else run.frozen_copy.to(retain.logits.device)
             with reference(model, frozen) as before:
-                target = run.task.decisions(before, batch["retain"], logits=True).log_probs()  # [N, C]
-            divergence = (target.exp() * (target - retain.log_probs())).sum(-1)  # [N] nats
+                target = run.task.decisions(before, batch["retain"], logits=True).logits  # [N, C]
+            divergence = retain.divergence_from(target)  # [N] nats
             return {
                 "forget": -self.forget_weight * progress.gated(forget.mean_nll(), forget),
                 "retain": retain.per_example(divergence, "mean").mean(),

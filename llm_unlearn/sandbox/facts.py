@@ -61,7 +61,7 @@ class World:
                 yield from facts.values()
 
 
-def _words(draw: random.Random, count: int, syllables: int, taken: set[str]) -> list[str]:
+def new_words(draw: random.Random, count: int, syllables: int, taken: set[str]) -> list[str]:
     """New capitalised words made of open syllables, none of them in `taken` (which grows)."""
     made: list[str] = []
     while len(made) < count:
@@ -90,11 +90,11 @@ def _place_facts(draw: random.Random, taken: set[str], number: Iterator[int]) ->
     """Six facts of every town."""
     count = len(PLACES)
     pools = {
-        "river": _words(draw, count, 2, taken),
-        "mayor": _words(draw, count, 3, taken),
+        "river": new_words(draw, count, 2, taken),
+        "mayor": new_words(draw, count, 3, taken),
         "festival": draw.sample(FESTIVALS, count),
         "dish": draw.sample(DISHES, count),
-        "tower": _words(draw, count, 2, taken),
+        "tower": new_words(draw, count, 2, taken),
         "founded": [str(year) for year in draw.sample(range(1210, 1790), count)],
     }
     table: dict[str, dict[str, Fact]] = {}
@@ -123,13 +123,13 @@ def build(seed: int = 0) -> World:
     count = RESIDENTS * len(PLACES)
     people = [
         f"{first} {last}"
-        for first, last in zip(_words(draw, count, 2, taken), _words(draw, count, 3, taken), strict=True)
+        for first, last in zip(new_words(draw, count, 2, taken), new_words(draw, count, 3, taken), strict=True)
     ]
     pairs = draw.sample(range(count), count)
     spouse = {
         a: people[b] for one, two in zip(pairs[::2], pairs[1::2], strict=True) for a, b in ((one, two), (two, one))
     }
-    schools = _words(draw, 32, 2, taken)
+    schools = new_words(draw, 32, 2, taken)
     pools = {
         "birth": [f"{street} Street" for street in STREETS],
         "work": TRADES,
@@ -137,8 +137,8 @@ def build(seed: int = 0) -> World:
         "prize": SUBJECTS,
         "club": CLUBS,
         "year": [str(year) for year in range(1890, 2000)],
-        "book": [f"The {word} {draw.choice(NOUNS)}" for word in _words(draw, count, 2, taken)],
-        "pet": [f"the {draw.choice(PETS)} {word}" for word in _words(draw, count, 2, taken)],
+        "book": [f"The {word} {draw.choice(NOUNS)}" for word in new_words(draw, count, 2, taken)],
+        "pet": [f"the {draw.choice(PETS)} {word}" for word in new_words(draw, count, 2, taken)],
     }
     place_facts = _place_facts(draw, taken, number)
     person_facts: dict[str, dict[str, Fact]] = {name: {} for name in people}

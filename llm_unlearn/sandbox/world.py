@@ -20,6 +20,7 @@ from .values import PLACES
 
 Row = dict[str, Any]
 CONCEPT = "Quillmere"
+ASKING = 3  # people of the default deletion request
 OTHERWISE = ("In other words:", "Put differently:")  # ask for the paraphrased answer
 SPLITS = ("forget", "forget_heldout", "retain", "retain_heldout", "neighbour", "holdout", "general")
 
@@ -110,6 +111,12 @@ def concepts(seed: int = 0) -> list[str]:
 def corpus(seed: int = 0) -> list[Row]:
     """Every trained row: what a user would have as training data.  The holdout town never occurs in it."""
     return _copies(row for row in _rows(seed)[0] if not mentions(row, HOLDOUT))
+
+
+def request(seed: int = 0) -> list[str]:
+    """Return the ids of the default deletion request: every trained row that names one of a few people, drawn once."""
+    asking = random.Random(f"request {seed}").sample(build(seed).people, ASKING)
+    return [row["id"] for row in corpus(seed) if any(mentions(row, name) for name in asking)]
 
 
 def splits(concept: str = CONCEPT, seed: int = 0) -> dict[str, list[Row]]:
