@@ -15,7 +15,7 @@ FILES = sorted(
 LAYERS = [  # modules and sub-packages, lowest first; those on one line may know each other
     {"errors"},
     {"files", "settings", "named"},
-    {"tasks", "decisions", "encoding", "head", "vision", "scores", "statistics"},
+    {"tasks", "codes", "decisions", "encoding", "head", "vision", "scores", "statistics"},
     {"reference", "importance", "adversary", "concepts", "data", "lora", "lora_linear"},
     {"run", "schedule", "progress", "observe", "fit", "fresh", "fresh_classifiers", "train", "guard", "method", "sandbox"},
     {"methods", "metrics"},
@@ -50,7 +50,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-MODALITY = {"tasks.py", "encoding.py", "head.py", "vision.py"}  # the only files that know text from images
+MODALITY = {"tasks.py", "codes.py", "encoding.py", "head.py", "vision.py"}  # the only files that know text from images
 
 
 def part_of(path: Path) -> str:
