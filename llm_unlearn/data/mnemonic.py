@@ -129,6 +129,26 @@ def unit_of(row: Row, column: str) -> str | None:
     return None if unit is None or unit == "" else str(unit)
 
 
+def units_asked(splits: Mapping[str, Sequence[Row]], codes: Codes) -> list[str]:
+    """Return the units that the forget rows belong to; raise DataError where kept rows are of these units too.
+
+    Nothing else of a row is looked at: this reads which units are asked for, not their data.
+    """
+    forget, retain = (
+        list(dict.fromkeys(unit for row in splits.get(name, ()) if (unit := unit_of(row, codes.column)) is not None))
+        for name in ("forget", "retain")
+    )
+    if not forget:
+        raise DataError(f"no unit to forget: give --units, or forget rows with the column {codes.column!r}.")
+    both = set(forget) & set(retain)
+    if both:
+        raise DataError(
+            f"{len(both)} of the {len(forget)} units to forget have retain rows too; codes forget whole units: move those rows, "
+            "or choose another method."
+        )
+    return forget
+
+
 def new_codes(
     task: Task, model: nn.Module, rows: Sequence[Row], settings: Mnemonic, *, column: str | None = None, seed: int
 ) -> Codes:
