@@ -55,7 +55,9 @@ def heard(model: nn.Module, batch: Mapping[str, Tensor]) -> Iterator[None]:
         return
     spoken = code.flatten(1).any(1)  # [B]
 
-    def replace(module: nn.Module, given: Any, out: Tensor) -> Tensor:  # out [b, T, D]; a probe sees the first rows only
+    def replace(
+        module: nn.Module, given: Any, out: Tensor
+    ) -> Tensor:  # out [b, T, D]; a probe sees the first rows only
         length, count = code.shape[1], len(out)
         soft = torch.where(spoken[:count, None, None], code[:count].to(out.dtype), out[:, :length])
         return torch.cat([soft, out[:, length:]], 1)

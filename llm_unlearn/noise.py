@@ -1,13 +1,14 @@
 """Structured noise on weights from two Fisher diagonals: which weights, how far, and which way (Yamashita et al., Eqs. 5-7)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import torch
 from torch import Tensor, nn
 
+from llm_unlearn.errors import DataError
 from llm_unlearn.head import in_eval, trainable, unwrapped
 from llm_unlearn.lowrank import write_edit
 from llm_unlearn.tasks import Example, Task
@@ -120,19 +121,21 @@ def fresh(model: nn.Module) -> bool:
 class Judge:
     """What a change is chosen by: A_R + E_F, and where candidates tie, how far the losses lie apart."""
 
-    def __init__(self, model: nn.Module, task: Task, forget: Sequence[Example], retain: Sequence[Example]) -> None:
+    def __init__(
+        self, model: nn.Module, task: Task, forget: Sequence[Example], retain: Sequence[Example], reach: float
+    ) -> None:
         """Take the examples, codes or rows, that stand for what is forgotten and what is kept."""
-        self.model, self.task, self.forget, self.retain = model, task, forget, retain
+        self.model, self.task, self.forget, self.retain, self.reach = model, task, forget, retain, reach
 
     def __call__(self, sign: int, kappa: float, lambda1: float) -> Candidate:
         """Return how the model is as it stands.
 
-        The margin counts the loss on forget up to twice that of guessing: a code must be wrong by far before real inputs are
-        wrong, and beyond that more noise only costs what is kept.
+        The margin counts the loss on forget up to `reach` times that of guessing: a code must be wrong by far before real
+        inputs are wrong, and beyond that more noise only costs what is kept.
         """
         error, wrong, chance = accuracy(self.model, self.task, self.forget)
         right, losses, _ = accuracy(self.model, self.task, self.retain)
-        margin = float(wrong.mean().clamp(max=2 * chance) - losses.mean())
+        margin = float(wrong.mean().clamp(max=self.reach * chance) - losses.mean())
         return Candidate(sign, kappa, lambda1, retained=right, error=1 - error, margin=margin)
 
 
@@ -150,8 +153,27 @@ def search(noise: Noise, judge: Judge, kappas: Sequence[float], lambdas: Sequenc
     return sorted(finite, key=lambda each: (each.retained + each.error, each.margin), reverse=True)
 
 
+def confirmed(noise: Noise, ranked: Sequence[Candidate], measure: Callable[[], float], tolerance: float) -> Candidate:
+    """Return the first candidate that loses at most `tolerance` of what `measure` returns; raise DataError where none does.
+
+    Codes can over-promise: they are a few points, and what is kept is more.
+    """
+    least = measure() - tolerance
+    for each in ranked:
+        noise.put(each.sign, each.kappa, each.lambda1)
+        if each.error > 0.5 and measure() >= least:
+            return each
+    noise.undo()
+    raise DataError(
+        f"no candidate forgets and keeps retain's accuracy within {tolerance:g}: widen --method.kappa and "
+        "--method.lambda1, or raise --method.tolerance."
+    )
+
+
 @torch.no_grad()
-def accuracy(model: nn.Module, task: Task, examples: Sequence[Example], batch_size: int = 64) -> tuple[float, Tensor, float]:
+def accuracy(
+    model: nn.Module, task: Task, examples: Sequence[Example], batch_size: int = 64
+) -> tuple[float, Tensor, float]:
     """Return the examples' mean accuracy, their losses [B] (nats a decision) and the loss of guessing.
 
     An example's accuracy is the share of its scored decisions that are right.

@@ -15,14 +15,14 @@ from typing import Any, Literal
 from transformers.trainer_utils import set_seed
 
 from llm_unlearn import goldcache
-from llm_unlearn.data.mnemonic import Codes, Mnemonic, new_codes
+from llm_unlearn.data.mnemonic import Mnemonic, new_codes
 from llm_unlearn.data.sources import fingerprint
 from llm_unlearn.data.splits import kept as kept_rows
 from llm_unlearn.errors import OutputError, RecipeError
 from llm_unlearn.files import read_json, write_json
 from llm_unlearn.fit import Schedule
 from llm_unlearn.fresh import Size, new_llama, new_tokenizer
-from llm_unlearn.loading import load_model, load_task, reader_of
+from llm_unlearn.loading import PEFT_TASKS, load_model, load_task, reader_of
 from llm_unlearn.lora import Lora, attach
 from llm_unlearn.prepare import prepare
 from llm_unlearn.recipe import SANDBOX, Recipe
@@ -55,7 +55,9 @@ class Target:
     gold: bool = False  # also train the twin that never sees forget
     golds: int = 1  # how many of them, with seeds `seed`, `seed` + 1, ...: how far golds lie apart by chance
     mnemonic: Mnemonic | None = None  # mix a code a unit into the training: a unit is then forgotten without any data
-    unit: str | None = None  # the column that names a row's unit (causal LM: subject; a classifier's units are its classes)
+    unit: str | None = (
+        None  # the column that names a row's unit (causal LM: subject; a classifier's units are its classes)
+    )
     lora: Lora | None = None  # train an adapter on the frozen model; none: all weights
     cache: str | None = None  # where golds are kept for later requests (default: ~/.cache/llm_unlearn)
     training: Schedule = field(default=TRAINING)

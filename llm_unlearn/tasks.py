@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm_unlearn import encoding
 from llm_unlearn.codes import columns, heard
 from llm_unlearn.decisions import Decisions
-from llm_unlearn.encoding import IGNORE, PROMPT, RESPONSE, encode_dialogue, instead, repeats, settled, spelled
+from llm_unlearn.encoding import PROMPT, RESPONSE, encode_dialogue, instead, repeats, settled, spelled
 from llm_unlearn.errors import DataError
 from llm_unlearn.head import in_eval, supervised, unwrapped
 
+IGNORE = encoding.IGNORE  # the label that Hugging Face losses skip
 Row = dict[str, Any]  # as a file gives it
 Example = dict[str, Any]  # as a model wants it: a row, tokenised once
 Batch = Mapping[str, Tensor]

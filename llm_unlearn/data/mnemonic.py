@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from llm_unlearn.codes import coded
+from llm_unlearn.data.splits import KEPT
 from llm_unlearn.errors import DataError, RecipeError, nearest
 from llm_unlearn.files import read_json, write_json
 from llm_unlearn.head import unwrapped
@@ -33,13 +34,17 @@ DRAWS = 20230605  # keeps these draws apart from others with the same seed
 class Mnemonic:
     """How codes are mixed into training."""
 
-    share: float = 0.1  # t_mix, the probability that a row's input is its unit's code; the paper's for three of four sets
+    share: float = (
+        0.1  # t_mix, the probability that a row's input is its unit's code; the paper's for three of four sets
+    )
     length: int = 8  # soft tokens of a code for text
 
     def __post_init__(self) -> None:
         """Raise RecipeError for numbers out of range."""
         if not 0 < self.share < 1:
-            raise RecipeError(f"share: {self.share} is not between 0 and 1: codes are mixed into rows, not put in their place.")
+            raise RecipeError(
+                f"share: {self.share} is not between 0 and 1: codes are mixed into rows, not put in their place."
+            )
         if self.length < 1:
             raise RecipeError(f"length: {self.length} is too small; it is at least 1.")
 
@@ -69,13 +74,20 @@ class Codes:
         gone = set(units)
         return replace(self, seeds={unit: seed for unit, seed in self.seeds.items() if unit not in gone})
 
+    def apart_from(self, splits: Mapping[str, Sequence[Row]]) -> "Codes":
+        """Return the codes without those of units of which all rows were forgotten, by whatever method."""
+        of = {name: {unit_of(row, self.column) for row in splits.get(name, ())} for name in ("forget", *KEPT)}
+        return self.without(str(unit) for unit in of.pop("forget").difference(*of.values()))
+
     def known(self, units: Iterable[str]) -> list[str]:
         """Return the units as they are; raise DataError for one without a code."""
         units = list(units)
         for unit in units:
             if unit not in self.seeds:
                 few = ", ".join(list(self.seeds)[:10]) + (", ..." if len(self.seeds) > 10 else "")
-                raise DataError(f"the model has no code for the unit {unit!r}{nearest(unit, self.seeds)}. Its units: {few}.")
+                raise DataError(
+                    f"the model has no code for the unit {unit!r}{nearest(unit, self.seeds)}. Its units: {few}."
+                )
         return units
 
     def examples(self, task: Task, units: Iterable[str]) -> list[Example]:
@@ -104,7 +116,9 @@ class Codes:
                 scale=tuple(float(value) for value in content.get("scale", ())),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise DataError(f"{path} is no list of mnemonic codes ({error}): train the model again with --mnemonic.") from error
+            raise DataError(
+                f"{path} is no list of mnemonic codes ({error}): train the model again with --mnemonic."
+            ) from error
 
 
 def draw(seed: int, shape: Sequence[int]) -> Tensor:
@@ -125,7 +139,9 @@ def unit_of(row: Row, column: str) -> str | None:
     """Return the unit a row belongs to, None where it has none; raise DataError for a multi-label row."""
     unit = row.get(column)
     if isinstance(unit, list):
-        raise DataError("mnemonic codes are one a class, and these rows have several classes each: multi-label is not supported.")
+        raise DataError(
+            "mnemonic codes are one a class, and these rows have several classes each: multi-label is not supported."
+        )
     return None if unit is None or unit == "" else str(unit)
 
 
@@ -159,10 +175,13 @@ def new_codes(
     column = LABEL if task.name != "causal_lm" else column or "subject"
     units = sorted({unit for row in rows if (unit := unit_of(row, column)) is not None})
     if len(units) < 2:
-        raise DataError(f"the column {column!r} names {len(units)} units in these rows; codes need at least two: give --unit COLUMN.")
+        raise DataError(
+            f"the column {column!r} names {len(units)} units in these rows; codes need at least two: give --unit COLUMN."
+        )
     batch = task.collate(task.encode(rows[:1]))
     _, given = task.continuous(model, {name: tensor.to(_device(model)) for name, tensor in batch.items()})
-    shape, scale = tuple(given.shape[1:]), ()
+    shape: tuple[int, ...] = tuple(given.shape[1:])
+    scale: tuple[float, ...] = ()
     if given.dim() == 3:  # words: [1, T, D]
         table = unwrapped(model).get_input_embeddings().weight.detach().float()  # type: ignore[operator]  # [V, D]
         shape = (settings.length, given.shape[2])
@@ -205,5 +224,3 @@ class Mixing:
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-

@@ -13,9 +13,11 @@ from llm_unlearn.files import write_json
 from llm_unlearn.importance import fisher_diagonal
 from llm_unlearn.lowrank import canonical
 from llm_unlearn.method import Method
-from llm_unlearn.noise import Candidate, Judge, Noise, accuracy, fresh, ratio, search
+from llm_unlearn.noise import Judge, Noise, accuracy, confirmed, fresh, ratio, search
 from llm_unlearn.run import Run
 from llm_unlearn.tasks import Example
+
+LAMBDA1 = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # the useful part of the paper's grid, 1e-6 to 1, in half decades
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +35,13 @@ class MnemonicNoise(Method):
     units: tuple[str, ...] = ()  # what to forget by codes; none: the units that the forget rows belong to
     source: Literal["auto", "codes", "rows"] = "auto"  # whose Fisher; auto: codes where the model has them, else rows
     kappa: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # lambda2 = kappa * std(w_l); tried on the codes
-    lambda1: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # the paper's grid 1e-6 to 1, its useful part
+    lambda1: tuple[float, ...] = LAMBDA1  # the most a factor may be; tried on the codes
     smooth: float = 1e-2  # d = smooth * mean(f_R) in both parts of the ratio. Differs from the paper: 0
     clip: float = 0.999  # quantile at which eta is cut; 1: nowhere, as in the paper
-    rows: int = 256  # of forget and of retain that stand for them where there are no codes, and that confirm the choice
+    reach: float = (
+        2.0  # codes are to be wrong by so many times guessing's loss; beyond, the least cost to what is kept
+    )
+    rows: int = 256  # of forget and retain each that stand in where there are no codes, and that confirm the choice
     confirm: bool = False  # refuse choices that cost the retain rows more than `tolerance`: the codes can over-promise
     tolerance: float = 0.015  # of accuracy on retain, where the choice is confirmed
 
@@ -70,7 +75,9 @@ class MnemonicNoise(Method):
         units = codes.known(self.units or units_asked(run.splits, codes))
         left = codes.without(units)
         if not left.seeds:
-            raise DataError(f"all {len(units)} units are to be forgotten: nothing is left to keep; delete the model instead.")
+            raise DataError(
+                f"all {len(units)} units are to be forgotten: nothing is left to keep; delete the model instead."
+            )
         retain = left.examples(run.task, left.seeds)
         for number, unit in enumerate(units, start=1):
             record = self._forget(run, codes.examples(run.task, [unit]), retain, base)
@@ -89,22 +96,10 @@ class MnemonicNoise(Method):
             name: ratio(of_forget[name], each, smooth=self.smooth, clip=self.clip) for name, each in of_retain.items()
         }
         noise = Noise(run.model, eta)
-        judge = Judge(run.model, run.task, forget, retain)
+        judge = Judge(run.model, run.task, forget, retain, self.reach)
         ranked = search(noise, judge, self.kappa, self.lambda1)
-        best = self._confirmed(run, noise, ranked) if self.confirm else ranked[0]
+        best = ranked[0]
+        if self.confirm:
+            rows = run.task.encode(run.rows("retain")[: self.rows])
+            best = confirmed(noise, ranked, lambda: accuracy(run.model, run.task, rows)[0], self.tolerance)
         return {**asdict(best), "candidates": len(ranked), "energy_kept": noise.settle(best)}
-
-    def _confirmed(self, run: Run, noise: Noise, ranked: Sequence[Candidate]) -> Candidate:
-        """Return the first candidate that real retain rows bear out; raise DataError where none does."""
-        rows = run.task.encode(run.rows("retain")[: self.rows])
-        noise.undo()
-        least = accuracy(run.model, run.task, rows)[0] - self.tolerance
-        for each in ranked:
-            noise.put(each.sign, each.kappa, each.lambda1)
-            if each.error > 0.5 and accuracy(run.model, run.task, rows)[0] >= least:
-                return each
-        noise.undo()
-        raise DataError(
-            f"no candidate forgets the codes and keeps retain's accuracy within {self.tolerance:g}: widen "
-            "--method.kappa and --method.lambda1, or raise --method.tolerance."
-        )
