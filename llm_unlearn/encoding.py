@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+IGNORE = -100  # the label that Hugging Face losses skip
 # What a token is: context only; trained and scored; trained only (an end of sequence, a blank that is no part of a word).
 PROMPT, RESPONSE, END = 0, 1, 2
 OFTEN, SETTLED = 3, 0.9  # times a pair of tokens must occur, and its share of what follows the first

@@ -26,7 +26,7 @@ from llm_unlearn.observe import Observer
 from llm_unlearn.progress import Progress, Stop
 from llm_unlearn.reference import reference_nll
 from llm_unlearn.run import Run
-from llm_unlearn.schedule import Schedule, Timetable, per_device
+from llm_unlearn.schedule import Mix, Schedule, Timetable, per_device
 from llm_unlearn.tasks import Batch, Example, Row, Task
 
 __all__ = ["Batches", "Module", "Objective", "Progress", "Schedule", "Stop", "Terms", "fit"]
@@ -51,6 +51,7 @@ def fit(
     phase: str = "fit",
     reference: bool = False,
     dropout: bool = False,
+    mix: Mix | None = None,
 ) -> None:
     """Minimise the objective over the streams, changing `run.model`'s trainable weights.
 
@@ -58,6 +59,7 @@ def fit(
     `reference_nll`: its summed nll in nats under the model before unlearning, computed once.  Without `dropout` the model
     stands still but for its weights (no dropout but an adapter's own, frozen batch statistics): a policy and a reference
     that differ by more than weights make every log-ratio wrong, and batch statistics are not saved with an adapter.
+    `mix` puts something else in the place of some draws of the first stream (mnemonic codes).
     """
     folder = run.folder / phase
     weights = trainable(run.model)
@@ -72,7 +74,7 @@ def fit(
     steps = schedule.step_count(lead)
     arguments = _arguments(run, schedule, steps, folder)
     observer = Observer(run, examples, stop, steps, lead / schedule.forget_batch)
-    timetable = Timetable(examples, schedule, steps, run.seed)
+    timetable = Timetable(examples, schedule, steps, run.seed, mix)
     with _trained_model(run.model, arguments):
         trainer = ObjectiveTrainer(run.task, objective, observer, schedule, run.model, arguments, timetable, dropout)
         try:

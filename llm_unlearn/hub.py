@@ -12,6 +12,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 import llm_unlearn
+from llm_unlearn.data.mnemonic import Codes
 from llm_unlearn.files import write_json
 from llm_unlearn.loading import checkpoint, reader_of
 from llm_unlearn.recipe import SANDBOX, Recipe
@@ -21,15 +22,19 @@ from llm_unlearn.vision import VisionBridge
 ADAPTER, MODEL, MERGED, MANIFEST = "adapter", "model", "merged", "unlearning.json"
 
 
-def save(model: nn.Module, folder: Path, recipe: Recipe) -> Path:
+def save(model: nn.Module, folder: Path, recipe: Recipe, codes: Codes | None = None) -> Path:
     """Write the adapter to folder/adapter, or a model without one to folder/model; return where.  Safetensors only.
 
+    The codes that the model still has go with it, an adapter's frozen copy (its reference) does not.
     A local base model is named by its folder's name alone: paths of this machine are nobody else's business.
     """
     place = folder / (ADAPTER if isinstance(model, PeftModel) else MODEL)
     part = folder / f"{place.name}.part"
     shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part)  # type: ignore[operator]
+    chosen = {"selected_adapters": model.active_adapters} if isinstance(model, PeftModel) else {}
+    model.save_pretrained(part, **chosen)  # type: ignore[operator]
+    if codes is not None:
+        codes.save(part)
     (part / "README.md").unlink(missing_ok=True)  # peft's blank card
     config = part / "adapter_config.json"
     if config.exists():

@@ -14,11 +14,12 @@ from transformers.trainer_utils import set_seed
 
 from llm_unlearn import guard, hub, plots
 from llm_unlearn import report as reports
+from llm_unlearn.data.mnemonic import FILE, Codes
 from llm_unlearn.errors import NothingChanged
 from llm_unlearn.evaluation import Evaluation, assess, measure
 from llm_unlearn.figures import unknown_to
 from llm_unlearn.files import read_json, write_json
-from llm_unlearn.loading import embedded_origin, load_model, load_task, new_model
+from llm_unlearn.loading import PEFT_TASKS, embedded_origin, load_adapted, load_codes, load_model, load_task, new_model
 from llm_unlearn.lora import attach
 from llm_unlearn.manifest import manifest, peak_memory_bytes, redacted_command, redacted_request, versions
 from llm_unlearn.prepare import Prepared, measured, with_holdout
@@ -32,7 +33,6 @@ from llm_unlearn.verdict import verdict
 from llm_unlearn.worst import worst_rows
 
 WORK, SCORES = "work", "scores"
-PEFT_TASKS = {"causal_lm": "CAUSAL_LM", "sequence_classifier": "SEQ_CLS"}
 
 
 @dataclass
@@ -146,6 +146,7 @@ class Job:
     def _unlearned(self, model: nn.Module) -> tuple[Path, nn.Module]:
         """Return where the result was saved, and the result reloaded from there."""
         recipe, method = self.recipe, self.recipe.method
+        codes = load_codes(recipe)
         run = Run(
             model=self._start(model),
             task=self.task,
@@ -154,21 +155,25 @@ class Job:
             seed=recipe.seed,
             trainer=_trainer_arguments(recipe),
             frozen_copy=model if recipe.lora is None and method.starts_from == "target" else None,
+            codes=codes,
             origin=recipe.origin,
         )
         with self.clock.time("unlearn"):
             method.unlearn(run)
-        place = Path(on_main(lambda: str(hub.save(run.model, self.folder.path, recipe))))
+        left = None if codes is None else Codes.load(run.folder / FILE) or codes.apart_from(run.splits)
+        place = Path(on_main(lambda: str(hub.save(run.model, self.folder.path, recipe, left))))
         return place, hub.reload(run.model, place)
 
     def _start(self, model: nn.Module) -> nn.Module:
-        """Return what the method changes: the target under a fresh adapter, a copy of it, or the origin."""
+        """Return what the method changes: the target under a fresh adapter, its own adapter, a copy of it, or the origin."""
         if self.recipe.method.starts_from == "origin":
             if self.recipe.origin is None and self.recipe.model == SANDBOX:
                 return embedded_origin(self.recipe).to(next(model.parameters()).device)
             return load_model(self.recipe, self.recipe.origin or "", role="origin").train()
         if self.recipe.lora is None:
             return load_model(self.recipe, self.recipe.model)
+        if self.recipe.adapter and self.recipe.method.edits_adapter:
+            return load_adapted(self.recipe, self.recipe.adapter)
         return attach(model, self.recipe.lora, PEFT_TASKS.get(self.recipe.task))
 
     def _gold(self) -> ModelScores | None:

@@ -1,5 +1,6 @@
 """Checkpoints in: a model, its tokenizer or processor, and the task that reads rows for it."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,12 +16,16 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
+from transformers.utils.hub import cached_file
 
 from llm_unlearn.builds import built, is_build
+from llm_unlearn.data.mnemonic import FILE, Codes
 from llm_unlearn.data.requests import Classes
 from llm_unlearn.errors import DataError, TaskError
+from llm_unlearn.lora_linear import quicken
 from llm_unlearn.pixels import Pixels
 from llm_unlearn.recipe import SANDBOX, Pictures, Recipe
+from llm_unlearn.reference import NAME as REFERENCE
 from llm_unlearn.scores import CLASSIFIERS
 from llm_unlearn.tasks import CausalLM, ImageClassifier, SequenceClassifier, Task
 
@@ -29,6 +34,7 @@ HEADS = {  # what a checkpoint's class is called, and who loads it
     "sequence_classifier": (("ForSequenceClassification",), AutoModelForSequenceClassification),
     "image_classifier": (("ForImageClassification",), AutoModelForImageClassification),
 }
+PEFT_TASKS = {"causal_lm": "CAUSAL_LM", "sequence_classifier": "SEQ_CLS"}  # what peft calls them
 UNLIMITED = 10**9  # tokenizers that state no length state a number far above this
 
 
@@ -111,6 +117,33 @@ def embedded_origin(recipe: Recipe) -> nn.Module:
     from llm_unlearn.sandbox import models, texts
 
     return texts.new_model(recipe.seed) if recipe.task in CLASSIFIERS else models.new_model(recipe.seed)
+
+
+def load_adapted(recipe: Recipe, adapter: str) -> PeftModel:
+    """Return the recipe's model with an adapter on it, to be edited, and a frozen copy of it as the reference."""
+    base = load_model(replace(recipe, adapter=None), recipe.model)
+    model = PeftModel.from_pretrained(base, adapter, is_trainable=True)
+    model.load_adapter(adapter, adapter_name=REFERENCE)
+    quicken(model)
+    return model.eval()
+
+
+def load_codes(recipe: Recipe) -> Codes | None:
+    """Return the mnemonic codes beside the recipe's adapter, or beside its model; None where neither has any."""
+    for name in (recipe.adapter, checkpoint(recipe.model, recipe=recipe)):
+        if name is None:
+            continue
+        path = cached_file(
+            name,
+            FILE,
+            revision=recipe.revision if name == recipe.model else None,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if path is not None and (codes := Codes.load(path)) is not None:
+            return codes
+    return None
 
 
 def new_model(recipe: Recipe) -> nn.Module:

@@ -24,6 +24,9 @@ class Method(ABC):
     needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
     tasks: ClassVar[frozenset[str]] = ALL_TASKS
     starts_from: ClassVar[Literal["target", "origin"]] = "target"
+    edits_adapter: ClassVar[bool] = (
+        False  # edits the adapter that holds the knowledge, where one does, instead of a fresh one
+    )
     paper: ClassVar[str] = ""
 
     @abstractmethod

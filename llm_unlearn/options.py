@@ -147,7 +147,7 @@ def _add(group: argparse._ArgumentGroup, name: str, hint: Any, comment: str, def
     elif get_origin(hint) in (Union, types.UnionType) and any(
         dataclasses.is_dataclass(part) for part in get_args(hint)
     ):
-        kwargs["metavar"] = "none"
+        kwargs.update(nargs="?", const={}, metavar="none")  # without a value: the section as it is by default
     group.add_argument(_spelled(f"--{name}"), **kwargs)
 
 

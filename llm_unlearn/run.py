@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from llm_unlearn.data.mnemonic import Codes
 from llm_unlearn.errors import DataError
 from llm_unlearn.tasks import Row, Task
 
@@ -26,6 +27,7 @@ class Run:
         default_factory=dict
     )  # extra TrainingArguments: precision, accumulation, checkpointing
     frozen_copy: nn.Module | None = None  # the model before unlearning, where no adapter can be switched off
+    codes: Codes | None = None  # the mnemonic codes that the model was trained with
     origin: str | None = None  # the checkpoint before the target's training, for `retrain`
 
     def rows(self, split: str) -> Sequence[Row]:

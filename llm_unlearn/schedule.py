@@ -1,7 +1,7 @@
 """How long, how fast and in which order a fit goes through its rows: all fixed before the first step."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.tasks import Example
 
+Mix = Callable[[int, int, Example], Example]  # (number of the draw, index of the row, the row) -> what is trained on
 WINDOW = 16  # steps within which rows may be reordered by length
 
 
@@ -56,12 +57,22 @@ class Timetable(Dataset[dict[str, list[Example]]]):
     of workers nor of processes nor an interruption changes the order.
     """
 
-    def __init__(self, streams: Mapping[str, Sequence[Example]], schedule: Schedule, steps: int, seed: int) -> None:
-        """Draw the order; `streams` is led by its first entry, the others follow at `retain_per_forget` to one."""
+    def __init__(
+        self,
+        streams: Mapping[str, Sequence[Example]],
+        schedule: Schedule,
+        steps: int,
+        seed: int,
+        mix: Mix | None = None,
+    ) -> None:
+        """Draw the order; `streams` is led by its first entry, the others follow at `retain_per_forget` to one.
+
+        `mix` may put something else in the place of a row of the first stream, by the number of the draw.
+        """
         empty = [name for name, rows in streams.items() if not rows]
         if empty:
             raise DataError(f"the split {empty[0]!r} is empty: there is nothing to draw from.")
-        self.streams, self.length = streams, steps * schedule.forget_batch
+        self.streams, self.length, self.mix = streams, steps * schedule.forget_batch, mix
         self.order: dict[str, np.ndarray] = {}
         for number, (name, rows) in enumerate(streams.items()):
             share = 1 if number == 0 else schedule.retain_per_forget
@@ -79,7 +90,11 @@ class Timetable(Dataset[dict[str, list[Example]]]):
 
     def __getitem__(self, item: int) -> dict[str, list[Example]]:
         """Return one row of the first stream and its share of the others."""
-        return {name: [self.streams[name][i] for i in order[item]] for name, order in self.order.items()}
+        out = {name: [self.streams[name][i] for i in order[item]] for name, order in self.order.items()}
+        if self.mix is not None:
+            name, order = next(iter(self.order.items()))
+            out[name] = [self.mix(item, int(order[item][0]), out[name][0])]
+        return out
 
 
 def _grouped(order: np.ndarray, rows: Sequence[Example], seed: int) -> np.ndarray:

@@ -15,13 +15,15 @@ from typing import Any, Literal
 from transformers.trainer_utils import set_seed
 
 from llm_unlearn import goldcache
+from llm_unlearn.data.mnemonic import Mnemonic, new_codes
 from llm_unlearn.data.sources import fingerprint
 from llm_unlearn.data.splits import kept as kept_rows
 from llm_unlearn.errors import OutputError, RecipeError
 from llm_unlearn.files import read_json, write_json
 from llm_unlearn.fit import Schedule
 from llm_unlearn.fresh import Size, new_llama, new_tokenizer
-from llm_unlearn.loading import load_model, load_task, reader_of
+from llm_unlearn.loading import PEFT_TASKS, load_model, load_task, reader_of
+from llm_unlearn.lora import Lora, attach
 from llm_unlearn.prepare import prepare
 from llm_unlearn.recipe import SANDBOX, Recipe
 from llm_unlearn.run import Run
@@ -52,6 +54,11 @@ class Target:
     holdout: str | None = None  # never trained on; a new tokenizer sees its text, so that it does not look foreign
     gold: bool = False  # also train the twin that never sees forget
     golds: int = 1  # how many of them, with seeds `seed`, `seed` + 1, ...: how far golds lie apart by chance
+    mnemonic: Mnemonic | None = None  # mix a code a unit into the training: a unit is then forgotten without any data
+    unit: str | None = (
+        None  # the column that names a row's unit (causal LM: subject; a classifier's units are its classes)
+    )
+    lora: Lora | None = None  # train an adapter on the frozen model; none: all weights
     cache: str | None = None  # where golds are kept for later requests (default: ~/.cache/llm_unlearn)
     training: Schedule = field(default=TRAINING)
     output: str = "outputs/target"
@@ -64,6 +71,8 @@ class Target:
             raise RecipeError(
                 f"a new model is a causal LM; for task {self.task} give --model PATH_OR_HUB_ID to fine-tune."
             )
+        if self.unit is not None and self.mnemonic is None:
+            raise RecipeError("--unit says what --mnemonic has codes for: give --mnemonic too.")
         if self.golds < 1:
             raise RecipeError(f"golds: {self.golds} is too small; it is at least 1.")
         if self.golds > 1 and not self.gold:
@@ -96,6 +105,7 @@ def train_target(target: Target) -> dict[str, Any]:
     kept = kept_rows(splits)
     rows = {"target": [*splits["forget"], *kept], **dict.fromkeys(gold_names(target), kept)}
     cache, how = goldcache.folder(target.cache), {"task": target.task, "precision": target.precision}
+    how |= {name: value for name in ("mnemonic", "unit", "lora") if (value := _plain(request)[name])}
     for name, seed in seeds_of(target).items():
         if not (folder / name).exists():
             start = time.perf_counter()
@@ -182,13 +192,20 @@ def _train_one(target: Target, origin: str, rows: Sequence[Row], folder: Path, n
     )  # rows are at hand: only the models are read with it
     model: Any = load_model(recipe, origin, role="origin").train()
     task = load_task(recipe, origin)
+    codes = None
+    if target.mnemonic is not None:  # the target's codes, whatever the seed of this training
+        codes = new_codes(task, model, rows, target.mnemonic, column=target.unit, seed=target.seed)
+    if target.lora is not None:
+        model = attach(model, target.lora, PEFT_TASKS.get(target.task))
     run = Run(model=model, task=task, splits={}, folder=folder / "work" / name, seed=seed)
-    train(run, rows, target.training)
+    train(run, rows, target.training, codes)
 
     def write() -> None:
         part = folder / f"{name}.part"
         model.save_pretrained(part)
         reader_of(task).save_pretrained(part)
+        if codes is not None:
+            codes.save(part)
         part.replace(folder / name)
         shutil.rmtree(folder / "work" / name, ignore_errors=True)
 

@@ -12,13 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm_unlearn import encoding
+from llm_unlearn.codes import columns, heard
 from llm_unlearn.decisions import Decisions
 from llm_unlearn.encoding import PROMPT, RESPONSE, encode_dialogue, instead, repeats, settled, spelled
 from llm_unlearn.errors import DataError
 from llm_unlearn.head import in_eval, supervised, unwrapped
 from llm_unlearn.vision import check_labels, encode_images
 
-IGNORE = -100  # the label that Hugging Face losses skip
+IGNORE = encoding.IGNORE  # the label that Hugging Face losses skip
 Row = dict[str, Any]  # as a file gives it
 Example = dict[str, Any]  # as a model wants it: a row, tokenised once
 Batch = Mapping[str, Tensor]
@@ -88,12 +90,6 @@ class Task(ABC):
         return out
 
 
-def _numbers(examples: Sequence[Example]) -> dict[str, Tensor]:
-    """Return the columns [B] of plain floats that rows carry; a row without one gets NaN, which nobody can use unseen."""
-    names = {name for example in examples for name, value in example.items() if isinstance(value, float)}
-    return {name: torch.tensor([example.get(name, float("nan")) for example in examples]) for name in sorted(names)}
-
-
 def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     longest = max(len(row) for row in rows)
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
@@ -149,7 +145,7 @@ class CausalLM(Task):
             "scored": _pad([example["scored"] for example in examples], 0),
             "told": _pad([example.get("told", [0] * len(example["input_ids"])) for example in examples], 0),
             "attention_mask": _pad([[1] * len(row) for row in ids], 0),
-            **_numbers(examples),
+            **columns(examples),
         }
 
     def decisions(self, model: nn.Module, batch: Batch, *, logits: bool = False) -> Decisions:
@@ -160,7 +156,8 @@ class CausalLM(Task):
         owner = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[keep]
         scored = F.pad(batch["scored"][:, 1:], (0, 1))[keep].bool()
         told = F.pad(batch["told"][:, 1:], (0, 1))[keep].bool() if "told" in batch else None
-        out = supervised(model, self.inputs(batch), keep, words, logits=logits)
+        with heard(model, batch):
+            out = supervised(model, self.inputs(batch), keep, words, logits=logits)
         kept = {"scores": out} if logits else {"losses": out}
         return Decisions(labels=words, owner=owner, scored=scored, batch_size=len(labels), told=told, **kept)
 
@@ -227,7 +224,8 @@ class _Classifier(Task):
         """Return one decision per example (logits are small here and always kept)."""
         labels = batch["labels"]
         every = torch.arange(len(labels), device=labels.device)
-        out = model(**self.inputs(batch)).logits.float()
+        with heard(model, batch):
+            out = model(**self.inputs(batch)).logits.float()
         return Decisions(
             labels=labels,
             owner=every,
@@ -266,7 +264,7 @@ class SequenceClassifier(_Classifier):
             "input_ids": _pad(ids, 0 if pad is None else pad),
             "attention_mask": _pad([[1] * len(row) for row in ids], 0),
             "labels": _labels(examples),
-            **_numbers(examples),
+            **columns(examples),
         }
 
     def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Tensor]:
@@ -293,7 +291,7 @@ class ImageClassifier(_Classifier):
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Return pixel_values [B, channels, height, width] and labels [B] or [B, C]."""
         pixels = torch.stack([example["pixel_values"] for example in examples])
-        return {"pixel_values": pixels, "labels": _labels(examples), **_numbers(examples)}
+        return {"pixel_values": pixels, "labels": _labels(examples), **columns(examples)}
 
     def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Tensor]:
         """Return the pixels themselves."""

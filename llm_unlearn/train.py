@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from llm_unlearn.data.mnemonic import Codes, Mixing
 from llm_unlearn.fit import Batches, Module, Progress, Schedule, Terms, fit
 from llm_unlearn.run import Run
 from llm_unlearn.tasks import Row
@@ -17,11 +18,15 @@ TRAINING = Schedule(
 )
 
 
-def train(run: Run, rows: Sequence[Row], schedule: Schedule = TRAINING) -> None:
-    """Minimise the rows' mean loss, changing `run.model`'s trainable weights; resumes like every fit."""
+def train(run: Run, rows: Sequence[Row], schedule: Schedule = TRAINING, codes: Codes | None = None) -> None:
+    """Minimise the rows' mean loss, changing `run.model`'s trainable weights; resumes like every fit.
+
+    With `codes`, some draws of a row are its unit's code instead.
+    """
+    mix = None if codes is None else Mixing(codes, run.task, rows, run.seed)
 
     def terms(model: Module, batch: Batches, progress: Progress) -> Terms:
         (rows_of_step,) = run.task.streams(model, batch)
         return {"loss": rows_of_step.mean_nll().mean()}
 
-    fit(run, {"train": rows}, terms, schedule=schedule, phase="train", dropout=True)
+    fit(run, {"train": rows}, terms, schedule=schedule, phase="train", dropout=True, mix=mix)

@@ -15,7 +15,7 @@ FILES = sorted(
 LAYERS = [  # modules and sub-packages, lowest first; those on one line may know each other
     {"errors"},
     {"files", "named", "processes", "settings"},
-    {"decisions", "encoding", "head", "pixels", "scores", "statistics", "tasks", "vision"},
+    {"codes", "decisions", "encoding", "head", "pixels", "scores", "statistics", "tasks", "vision"},
     {
         "adversary",
         "concepts",
@@ -26,6 +26,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "lora_linear",
         "lora_targets",
         "lowrank",
+        "noise",
         "per_example",
         "reference",
     },
@@ -87,7 +88,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-MODALITY = {"encoding.py", "head.py", "tasks.py", "vision.py"}  # the only files that know text from images
+MODALITY = {"codes.py", "encoding.py", "head.py", "tasks.py", "vision.py"}  # the only files that know text from images
 
 
 def part_of(path: Path) -> str:

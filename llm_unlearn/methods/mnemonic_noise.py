@@ -1,0 +1,105 @@
+"""One-shot unlearning with mnemonic codes (Yamashita, Yamada and Shibata, 2024, PMLR 260, arXiv:2306.05670), Eqs. 4-7.
+
+Implemented from the paper's equations; the authors (NTT) reserve patents on the method.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+from llm_unlearn.data.mnemonic import Codes, units_asked
+from llm_unlearn.errors import DataError
+from llm_unlearn.files import write_json
+from llm_unlearn.importance import fisher_diagonal
+from llm_unlearn.lowrank import canonical
+from llm_unlearn.method import Method
+from llm_unlearn.noise import Judge, Noise, accuracy, confirmed, fresh, ratio, search
+from llm_unlearn.run import Run
+from llm_unlearn.tasks import Example
+
+LAMBDA1 = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # the useful part of the paper's grid, 1e-6 to 1, in half decades
+
+
+@dataclass(frozen=True, kw_only=True)
+class MnemonicNoise(Method):
+    """w' = w +- alpha_l eta, eta = f_F / f_R, alpha_l = min(lambda1, lambda2 / max eta): no training, and with codes no data.
+
+    f_F and f_R are the diagonal Fisher information of the forgotten and the kept units' codes (Eq. 4 drops the data's part).
+    Forgets whole units only.  The paper's evidence is for one unit; several are forgotten one after the other, and each is
+    measured on top of those before it.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()  # with codes neither forget nor retain rows are looked at
+    edits_adapter: ClassVar[bool] = True
+    paper: ClassVar[str] = "arXiv:2306.05670"
+    units: tuple[str, ...] = ()  # what to forget by codes; none: the units that the forget rows belong to
+    source: Literal["auto", "codes", "rows"] = "auto"  # whose Fisher; auto: codes where the model has them, else rows
+    kappa: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # lambda2 = kappa * std(w_l); tried on the codes
+    lambda1: tuple[float, ...] = LAMBDA1  # the most a factor may be; tried on the codes
+    smooth: float = 1e-2  # d = smooth * mean(f_R) in both parts of the ratio. Differs from the paper: 0
+    clip: float = 0.999  # quantile at which eta is cut; 1: nowhere, as in the paper
+    reach: float = (
+        2.0  # codes are to be wrong by so many times guessing's loss; beyond, the least cost to what is kept
+    )
+    rows: int = 256  # of forget and retain each that stand in where there are no codes, and that confirm the choice
+    confirm: bool = False  # refuse choices that cost the retain rows more than `tolerance`: the codes can over-promise
+    tolerance: float = 0.015  # of accuracy on retain, where the choice is confirmed
+
+    def check(self, run: Run) -> None:
+        """Raise DataError where there is neither a code nor a row to go by."""
+        super().check(run)
+        if self.source != "rows" and run.codes is not None:
+            return
+        if self.source == "codes" or self.units or not run.splits.get("forget"):
+            raise DataError(
+                "this model has no mnemonic codes (no mnemonic.json beside its weights): train it with --mnemonic "
+                "(recipes/train_target.py), or give --forget and --retain rows and --method.source=rows."
+            )
+        for split in ("forget", "retain"):
+            run.rows(split)
+
+    def unlearn(self, run: Run) -> None:
+        """Change `run.model` by noise; write what was chosen into method.json and the codes that are left beside it."""
+        self.check(run)
+        base = fresh(run.model)
+        if not base:
+            canonical(run.model)  # an adapter that holds the knowledge: (A, B) and (R A, B / R) have different Fishers
+        if run.codes is None or self.source == "rows":
+            forget, retain = (run.task.encode(run.rows(split)[: self.rows]) for split in ("forget", "retain"))
+            record = {"source": "rows", **self._forget(run, forget, retain, base)}
+        else:
+            record = self._by_codes(run, run.codes, base)
+        write_json(run.folder / "method.json", record)
+
+    def _by_codes(self, run: Run, codes: Codes, base: bool) -> dict[str, Any]:
+        units = codes.known(self.units or units_asked(run.splits, codes))
+        left = codes.without(units)
+        if not left.seeds:
+            raise DataError(
+                f"all {len(units)} units are to be forgotten: nothing is left to keep; delete the model instead."
+            )
+        retain = left.examples(run.task, left.seeds)
+        for number, unit in enumerate(units, start=1):
+            record = self._forget(run, codes.examples(run.task, [unit]), retain, base)
+            if number > 1:  # what was forgotten before must not have come back
+                record["error_all"] = 1 - accuracy(run.model, run.task, codes.examples(run.task, units[:number]))[0]
+        run.folder.mkdir(parents=True, exist_ok=True)
+        left.save(run.folder)
+        return {"source": "codes", "units": len(units), "units_kept": len(left.seeds), **record}
+
+    def _forget(self, run: Run, forget: Sequence[Example], retain: Sequence[Example], base: bool) -> dict[str, Any]:
+        """Put the best noise on the model and return what is to be told about it."""
+        weights: Literal["base", "trainable"] = "base" if base else "trainable"
+        of_forget = fisher_diagonal(run.model, run.task, forget, weights=weights)
+        of_retain = fisher_diagonal(run.model, run.task, retain, weights=weights)
+        eta = {
+            name: ratio(of_forget[name], each, smooth=self.smooth, clip=self.clip) for name, each in of_retain.items()
+        }
+        noise = Noise(run.model, eta)
+        judge = Judge(run.model, run.task, forget, retain, self.reach)
+        ranked = search(noise, judge, self.kappa, self.lambda1)
+        best = ranked[0]
+        if self.confirm:
+            rows = run.task.encode(run.rows("retain")[: self.rows])
+            best = confirmed(noise, ranked, lambda: accuracy(run.model, run.task, rows)[0], self.tolerance)
+        return {**asdict(best), "candidates": len(ranked), "energy_kept": noise.settle(best)}
