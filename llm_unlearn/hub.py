@@ -43,7 +43,7 @@ def save(model: nn.Module, folder: Path, recipe: Recipe) -> Path:
 def base_name(recipe: Recipe) -> str:
     """Return how the base model may be called in public: its Hub id, or its folder's name."""
     if recipe.model == SANDBOX:
-        return "llm_unlearn/sandbox/target"
+        return f"llm_unlearn/sandbox/{'picture_models/' if recipe.task == 'image_classifier' else ''}target"
     return Path(recipe.model).name if Path(recipe.model).exists() else recipe.model
 
 

@@ -165,9 +165,10 @@ class Job:
         """Return what the method changes: the target under a fresh adapter, a copy of it, or the origin."""
         if self.recipe.method.starts_from == "origin":
             if self.recipe.origin is None and self.recipe.model == SANDBOX:
-                from llm_unlearn.sandbox.models import new_model
+                from llm_unlearn.sandbox import models, pictures
 
-                origin: nn.Module = new_model(self.recipe.seed)
+                shipped: Any = pictures if self.recipe.task == "image_classifier" else models
+                origin: nn.Module = shipped.new_model(self.recipe.seed)
                 return origin.to(next(model.parameters()).device)
             return load_model(self.recipe, self.recipe.origin or "", role="origin").train()
         if self.recipe.lora is None:

@@ -38,13 +38,14 @@ def place() -> torch.device:
     return device
 
 
-def checkpoint(name: str, role: str = "target") -> str:
+def checkpoint(name: str, role: str = "target", task: str = "causal_lm") -> str:
     """Return the folder or Hub id behind a recipe's `model`, `gold` or `origin`: `sandbox` is a folder of this package."""
     if name != SANDBOX:
         return name
-    from llm_unlearn.sandbox import models
+    from llm_unlearn.sandbox import models, pictures
 
-    return str(models.path("gold" if role == "gold" else "target"))
+    shipped = pictures.path if task == "image_classifier" else models.path
+    return str(shipped("gold" if role == "gold" else "target"))
 
 
 def load_model(recipe: Recipe, name: str, *, role: str = "target") -> nn.Module:
@@ -54,7 +55,7 @@ def load_model(recipe: Recipe, name: str, *, role: str = "target") -> nn.Module:
     """
     if is_build(recipe.model):
         return _finished(recipe, _bridged(recipe, name, role), role)
-    path = checkpoint(name, role)
+    path = checkpoint(name, role, recipe.task)
     endings, loader = HEADS[recipe.task]
     dtype = _dtype(recipe)
     try:
@@ -91,7 +92,7 @@ def new_model(recipe: Recipe) -> nn.Module:
     """
     if is_build(recipe.model):
         return built(recipe.model).to(_dtype(recipe)).to(place()).eval()
-    path = checkpoint(recipe.model)
+    path = checkpoint(recipe.model, task=recipe.task)
     try:
         config = AutoConfig.from_pretrained(path, revision=recipe.revision)
     except (OSError, ValueError) as error:
@@ -117,7 +118,7 @@ def load_task(recipe: Recipe, name: str) -> Task:
     """Return the task that reads rows for the checkpoint `name`."""
     if recipe.task == "image_classifier":
         return _image_task(recipe, name)
-    path = checkpoint(name)
+    path = checkpoint(name, task=recipe.task)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=recipe.revision)
         config = AutoConfig.from_pretrained(path, revision=recipe.revision)
@@ -137,7 +138,7 @@ def _image_task(recipe: Recipe, name: str) -> Task:
         return ImageClassifier(
             processor=_pixels(recipe, config.num_channels), classes=config.num_labels, channels=config.num_channels
         )
-    path = checkpoint(name)
+    path = checkpoint(name, task=recipe.task)
     try:
         config = AutoConfig.from_pretrained(path, revision=recipe.revision)
     except (OSError, ImportError, KeyError, ValueError) as error:

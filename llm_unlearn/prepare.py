@@ -31,7 +31,11 @@ class Prepared:
 def prepare(recipe: Recipe) -> Prepared:
     """Return the request's rows by split; raise DataError for what cannot be used.  No model is needed for this."""
     why = ""
-    if recipe.data == SANDBOX:
+    if recipe.data == SANDBOX and recipe.task == "image_classifier":
+        from llm_unlearn.sandbox import pictures
+
+        splits, why = pictures.splits(), f"forget: the sandbox's class {pictures.FORGOTTEN[0]}"
+    elif recipe.data == SANDBOX:
         from llm_unlearn.sandbox import world
 
         concept = recipe.concept or world.CONCEPT

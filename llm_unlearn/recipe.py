@@ -146,10 +146,8 @@ def _check_data(recipe: Recipe) -> None:
         raise RecipeError("--terms without --concept: terms are other names of the concept.")
     if not recipe.data and not recipe.forget:
         raise RecipeError("nothing to forget: give --data with --concept, or --forget with --retain.")
-    if recipe.task != "causal_lm" and SANDBOX in (recipe.model, recipe.data, recipe.gold):
-        raise RecipeError(
-            f"the sandbox is text for a causal LM, not for task {recipe.task}: give --model, --forget and --retain."
-        )
+    if recipe.task == "sequence_classifier" and SANDBOX in (recipe.model, recipe.data, recipe.gold):
+        raise RecipeError(f"the sandbox has nothing for task {recipe.task}: give --model, --forget and --retain.")
     if recipe.task == "image_classifier" and recipe.concept:
         raise RecipeError("--concept looks for words, and images have none: give --forget and --retain.")
 

@@ -146,7 +146,7 @@ def check_alike(subject: Subject, name: str) -> None:
     model, other = recipe.model, subject.before if name == "before" else recipe.gold
     if other is None or other == model or is_build(model):  # weights of the same function: loading them compares them
         return
-    here, there = checkpoint(model), checkpoint(other, name)
+    here, there = (checkpoint(each, role, recipe.task) for each, role in ((model, "target"), (other, name)))
     mine, theirs = _config(recipe, here), _config(recipe, there)
     if _shape(mine) != _shape(theirs):
         raise DataError(
