@@ -1,6 +1,6 @@
 """Small untrained classifiers of ordinary Hugging Face architectures: what embedded and measured classifiers start from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +13,8 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
+
+from llm_unlearn.pixels import Pixels
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -96,3 +98,17 @@ def new_bert(
         "pad_token_id": 0,
     }
     return drawn(lambda: BertForSequenceClassification(BertConfig(**shape, **config)), seed)
+
+
+def for_pictures(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> tuple[ResNetForImageClassification, Pixels]:
+    """Return a residual network of some 55,000 parameters for the rows' pictures and classes, and what makes pixels of them.
+
+    Raises DataError for pictures of more than one size.
+    """
+    labels = [row["label"] for row in rows]
+    classes = max(len(label) if isinstance(label, list) else label + 1 for label in labels)
+    some = Pixels()([row["image"] for row in rows])  # [N, C, H, W] in 0..1
+    mean, std = (round(value.item(), 4) for value in (some.mean(), some.std()))
+    kind: dict[str, Any] = {"problem_type": "multi_label_classification"} if isinstance(labels[0], list) else {}
+    model = new_resnet(classes, channels=some.shape[1], widths=(16, 32, 48), seed=seed, **kind)
+    return model, Pixels(channels=some.shape[1], mean=(mean,), std=(max(std, 1e-3),))

@@ -53,13 +53,13 @@ def checkpoint(name: str, role: str = "target", recipe: Recipe | None = None) ->
     """
     if name != SANDBOX:
         return name
-    if recipe is not None and recipe.task == "sequence_classifier":
-        from llm_unlearn.sandbox import texts
+    from llm_unlearn.sandbox import models, pictures, texts
 
-        return str(texts.path("target" if role != "gold" else "gold_records" if recipe.ids else "gold"))
-    from llm_unlearn.sandbox import models
-
-    return str(models.path("gold" if role == "gold" else "target"))
+    task = "causal_lm" if recipe is None else recipe.task
+    if task == "sequence_classifier":
+        return str(texts.path("target" if role != "gold" else "gold_records" if recipe and recipe.ids else "gold"))
+    shipped = pictures.path if task == "image_classifier" else models.path
+    return str(shipped("gold" if role == "gold" else "target"))
 
 
 def classes_of_model(recipe: Recipe) -> Classes | None:
@@ -114,9 +114,11 @@ def _finished(recipe: Recipe, model: nn.Module, role: str) -> nn.Module:
 
 def embedded_origin(recipe: Recipe) -> nn.Module:
     """Return what the sandbox's models of the recipe's task started from, drawn from the recipe's seed."""
-    from llm_unlearn.sandbox import models, texts
+    from llm_unlearn.sandbox import models, pictures, texts
 
-    return texts.new_model(recipe.seed) if recipe.task in CLASSIFIERS else models.new_model(recipe.seed)
+    made: dict[str, Any] = {"causal_lm": models, "sequence_classifier": texts, "image_classifier": pictures}
+    model: nn.Module = made[recipe.task].new_model(recipe.seed)
+    return model
 
 
 def load_adapted(recipe: Recipe, adapter: str) -> PeftModel:

@@ -89,9 +89,13 @@ def _corpus(recipe: Recipe) -> tuple[list[Row], list[Row]]:
         from llm_unlearn.sandbox import world
 
         return world.corpus(), list(load(recipe.test)) if recipe.test else world.splits()["holdout"]
-    from llm_unlearn.sandbox import texts
+    from llm_unlearn.sandbox import pictures, texts
 
-    made = texts.corpus()
+    made = (
+        texts.corpus()
+        if recipe.task == "sequence_classifier"
+        else {name: pictures.rows(name) for name in pictures.SEEDS}
+    )
     return made["train"], list(load(recipe.test)) if recipe.test else made["test"]
 
 
@@ -119,7 +123,9 @@ def _by_ids(recipe: Recipe, rows: list[Row], test: list[Row]) -> tuple[dict[str,
     if recipe.ids == SANDBOX:
         from llm_unlearn.sandbox import texts, world
 
-        ids = texts.request() if recipe.task in CLASSIFIERS else world.request()
+        if recipe.task == "image_classifier":
+            raise DataError("the embedded pictures have no request for single rows: give --ids FILE, or --classes.")
+        ids = texts.request() if recipe.task == "sequence_classifier" else world.request()
     else:
         ids = read_ids(recipe.ids or "")
     splits = by_ids(rows, ids)

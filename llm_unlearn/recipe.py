@@ -17,7 +17,8 @@ if TYPE_CHECKING:  # these import torch, and a recipe must be refused faster tha
 
 SANDBOX = "sandbox"  # as model, data or gold: the embedded world and its two models
 EMBEDDED = {
-    "sequence_classifier": "Quillmere"
+    "sequence_classifier": "Quillmere",
+    "image_classifier": "star",
 }  # tasks of classifiers that the sandbox has models for: their default class
 CUTS = ("concept", "classes", "ids")  # what a corpus can be cut by
 DEFAULT_METHOD = "npo"

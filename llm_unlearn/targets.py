@@ -22,6 +22,7 @@ from llm_unlearn.errors import OutputError, RecipeError
 from llm_unlearn.files import read_json, write_json
 from llm_unlearn.fit import Schedule
 from llm_unlearn.fresh import Size, new_llama, new_tokenizer
+from llm_unlearn.fresh_classifiers import for_pictures
 from llm_unlearn.loading import PEFT_TASKS, load_model, load_task, reader_of
 from llm_unlearn.lora import Lora, attach
 from llm_unlearn.prepare import prepare
@@ -41,7 +42,7 @@ class Target:
     """What to train, on what, and how."""
 
     task: Literal["causal_lm", "sequence_classifier", "image_classifier"] = "causal_lm"  # what the model does
-    model: str = NEW  # `new`: a Llama of `size` with its own tokenizer; otherwise a checkpoint to fine-tune
+    model: str = NEW  # `new`: a Llama of `size` with its own tokenizer, of pictures a small ResNet; otherwise a checkpoint to fine-tune
     precision: Literal["fp32", "bf16"] = "fp32"  # of the weights that are trained
     size: Size = Size()
     data: str | None = None  # one corpus that --concept splits
@@ -67,9 +68,10 @@ class Target:
 
     def __post_init__(self) -> None:
         """Raise RecipeError for a number of golds that cannot be, and a new model that nobody can make."""
-        if self.task != "causal_lm" and self.model == NEW:
+        if self.task == "sequence_classifier" and self.model == NEW:
             raise RecipeError(
-                f"a new model is a causal LM; for task {self.task} give --model PATH_OR_HUB_ID to fine-tune."
+                f"a new model is a causal LM or an image classifier; for task {self.task} give --model PATH_OR_HUB_ID to "
+                "fine-tune."
             )
         if self.unit is not None and self.mnemonic is None:
             raise RecipeError("--unit says what --mnemonic has codes for: give --mnemonic too.")
@@ -162,10 +164,15 @@ def _origin(target: Target, splits: dict[str, list[Row]], folder: Path) -> str:
     if not place_of_origin.exists():
 
         def write() -> None:
-            tokenizer = new_tokenizer(_corpus(target, splits), target.size)
             part = folder / "origin.part"
-            new_llama(target.size, len(tokenizer), target.seed).save_pretrained(part)
-            tokenizer.save_pretrained(part)
+            reader: Any
+            if target.task == "image_classifier":
+                model, reader = for_pictures([*splits["forget"], *kept_rows(splits)], target.seed)
+                model.save_pretrained(part)
+            else:
+                reader = new_tokenizer(_corpus(target, splits), target.size)
+                new_llama(target.size, len(reader), target.seed).save_pretrained(part)
+            reader.save_pretrained(part)
             part.replace(place_of_origin)
 
         on_main(write)

@@ -230,3 +230,66 @@ def test_fashion_mnist_is_read_whole(data_folder: Path) -> None:
     assert 0.28 < np.mean([row["image"] for row in rows[:1000]]) / 255 < 0.30
     names = class_names(str(data_folder / "cifar10_jpg" / "test.parquet"))
     assert names is not None and names[:3] == ("airplane", "automobile", "bird")
+
+
+# --- the sandbox's own pictures ---
+
+
+def test_the_sandbox_s_pictures_are_the_same_every_time_and_split_by_class() -> None:
+    from llm_unlearn.data.splits import check
+    from llm_unlearn.sandbox import pictures
+
+    found = check(pictures.splits())
+    assert {name: len(rows) for name, rows in found.items()} == {
+        "forget": 300,
+        "retain": 2700,
+        "holdout": 100,
+        "retain_heldout": 900,
+    }
+    assert {row["label"] for row in found["forget"]} == set(pictures.FORGOTTEN) == {3}
+    assert {row["label"] for row in pictures.splits((0, 9))["holdout"]} == {0, 9}
+    again = pictures.picture(0, np.random.default_rng(pictures.SEEDS["train"]))
+    assert np.array_equal(pictures.rows("train")[0]["image"], again) and again.shape == (32, 32)
+    assert len(pictures.CLASSES) == 10 and all(pictures.outline(label) for label in range(10))
+
+
+def test_the_shipped_networks_know_what_they_should() -> None:
+    from llm_unlearn.loading import load_model, load_task
+    from llm_unlearn.recipe import SANDBOX, from_values
+    from llm_unlearn.sandbox import pictures
+
+    recipe = from_values({"task": "image_classifier"})
+    assert recipe.gold == recipe.data == SANDBOX
+    task = load_task(recipe, SANDBOX)
+    rows = pictures.rows("test")
+    batch = task.collate(task.encode(rows))
+    hits = {}
+    for name in ("target", "gold"):
+        model = load_model(recipe, SANDBOX, role=name)
+        assert sum(p.numel() for p in model.parameters()) < 60_000
+        with torch.no_grad():
+            hits[name] = task.decisions(model, batch, logits=True).greedy_hit().float()
+    star = batch["labels"] == 3
+    assert 0.90 < hits["target"].mean() < 0.98 and hits["target"][star].mean() > 0.85
+    assert hits["gold"][star].mean() == 0 and hits["gold"][~star].mean() > 0.90
+
+
+def test_a_new_image_classifier_is_trained_from_rows_alone(tmp_path: Path) -> None:
+    from llm_unlearn.loading import load_model, load_task
+    from llm_unlearn.recipe import from_values
+    from llm_unlearn.schedule import Schedule
+    from llm_unlearn.targets import Target, train_target
+
+    folders = {name: class_folder(tmp_path / name) for name in ("forget", "retain")}
+    (folders["retain"] / "bag" / "0.png").unlink()
+    (folders["retain"] / "bag" / "1.png").write_bytes(png(COLOUR[:, ::-1]))
+    (folders["retain"] / "ankle boot" / "0.png").write_bytes(png(np.stack([GREY[::-1]] * 3, -1)))
+    (folders["forget"] / "ankle boot" / "0.png").write_bytes(png(np.stack([GREY] * 3, -1)))
+    wanted = {name: str(folder) for name, folder in folders.items()} | {"output": str(tmp_path / "out")}
+    train_target(Target(task="image_classifier", training=Schedule(steps=2, forget_batch=2), **wanted))
+    target = str(tmp_path / "out" / "target")
+    recipe = from_values({"task": "image_classifier", "model": target, "forget": "f", "retain": "r"})
+    task = load_task(recipe, target)
+    batch = task.collate(task.encode(load(str(folders["forget"]))))
+    assert task.decisions(load_model(recipe, target), batch, logits=True).logits.shape == (3, 2)
+    assert task.channels == 3 and task.processor.mean != ()

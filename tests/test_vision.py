@@ -321,7 +321,7 @@ def test_a_plain_module_goes_through_the_whole_job(
     save_file(small().state_dict(), tmp_path / "gold.safetensors")
     settings |= {"task": "image_classifier", "model": "test_vision:small", "gold": str(tmp_path / "gold.safetensors")}
     settings |= {"image": {"mean": [128 / 255], "std": [60 / 255]}, "output": str(tmp_path / "out")}
-    settings |= {"evaluation": {"suite": "full"}} | ({} if lora else {"lora": None})
+    settings |= {"evaluation": {"suite": "full" if lora else "quick", "rows": 8}} | ({} if lora else {"lora": None})
     method = {"name": "grad_diff", "training": {"steps": 6, "learning_rate": 1e-2}}
     report = unlearn(**settings, method=method)
     assert report["request"]["model"] == "test_vision:small"
@@ -405,13 +405,13 @@ def test_the_published_resnet20_is_what_it_was(data_folder: Path) -> None:
     from llm_unlearn.data.sources import load
     from llm_unlearn.pixels import Pixels
 
-    rows = load(str(data_folder / "cifar10_jpg" / "test.parquet"))[:400]
+    rows = load(str(data_folder / "cifar10_jpg" / "test.parquet"))[::50]
     model = bridge(ResNet20()).load(data_folder / "resnet20_cifar10" / "resnet20.safetensors").eval()
     task = ImageClassifier(processor=Pixels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)), classes=10)
     batch = task.collate(task.encode(rows))
     plain = logits(task, model, batch)
     accuracy = (plain.argmax(-1) == batch["labels"]).float().mean().item()
-    assert 0.76 < accuracy < 0.88  # 0.8103 on all 10,000 (JPEG); 0.917 published on the originals
+    assert 0.74 < accuracy < 0.88  # 0.8103 on all 10,000 (JPEG); 0.917 published on the originals
     adapted = shaken(attach(model, Lora(r=4, alpha=8)))
     moved = logits(task, adapted, batch)
     with adapted.disable_adapter():
