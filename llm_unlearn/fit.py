@@ -52,6 +52,7 @@ def fit(
     reference: bool = False,
     dropout: bool = False,
     mix: Mix | None = None,
+    mask: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Minimise the objective over the streams, changing `run.model`'s trainable weights.
 
@@ -60,6 +61,7 @@ def fit(
     stands still but for its weights (no dropout but an adapter's own, frozen batch statistics): a policy and a reference
     that differ by more than weights make every log-ratio wrong, and batch statistics are not saved with an adapter.
     `mix` puts something else in the place of some draws of the first stream (mnemonic codes).
+    `mask` (bool, by parameter name) keeps the entries that are False as they are: their gradient is 0 before clipping and step.
     """
     folder = run.folder / phase
     weights = trainable(run.model)
@@ -75,7 +77,7 @@ def fit(
     arguments = _arguments(run, schedule, steps, folder)
     observer = Observer(run, examples, stop, steps, lead / schedule.forget_batch)
     timetable = Timetable(examples, schedule, steps, run.seed, mix)
-    with _trained_model(run.model, arguments):
+    with _trained_model(run.model, arguments), _masked(weights, mask or {}):
         trainer = ObjectiveTrainer(run.task, objective, observer, schedule, run.model, arguments, timetable, dropout)
         try:
             trainer.train(resume_from_checkpoint=observer.latest_checkpoint(folder))
@@ -115,6 +117,19 @@ def _trained_model(model: nn.Module, arguments: TrainingArguments) -> Iterator[N
             getattr(inner, "activation_checkpointing_disable", inner.gradient_checkpointing_disable)()  # type: ignore[operator]
         if cached is not None:
             config.use_cache = cached  # type: ignore[union-attr]
+
+
+@contextmanager
+def _masked(weights: Mapping[str, nn.Parameter], mask: Mapping[str, Tensor]) -> Iterator[None]:
+    """Give the masked entries a gradient of 0, in every backward pass and before processes share theirs."""
+    handles = [
+        weights[name].register_hook(lambda grad, kept=kept: grad * kept.to(grad.device)) for name, kept in mask.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def rest(model: nn.Module) -> None:

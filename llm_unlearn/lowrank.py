@@ -1,6 +1,6 @@
 """Dense edits of the checkpoint's weights as low-rank adapters, and adapters in a form that only their product decides."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,14 +12,19 @@ from llm_unlearn.head import unwrapped
 
 EXACT = 1024  # rows or columns up to which the decomposition is exact (above: randomised, Halko et al., 2011)
 SPARE, ROUNDS = 16, 4  # extra directions and power iterations of the randomised one
+FLOOR = 1e-3  # of the mean importance: no row or column counts for nothing
 BASE = ".base_layer.weight"
 
 
 @torch.no_grad()
-def write_edit(model: nn.Module, edit: Mapping[str, Tensor]) -> dict[str, float]:
+def write_edit(
+    model: nn.Module,
+    edit: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
+    importance: Mapping[str, Tensor] | None = None,
+) -> dict[str, float]:
     """Add a dense change of named weights to the model; return the share of its energy kept by name, overall under "".
 
-    Names are those of `named_parameters()`.  A weight under a LoRA layer (`...base_layer.weight`, linear or convolution) stays
+    Pairs of name and change that are made as they are asked for keep one matrix at a time in memory.  Names are those of `named_parameters()`.  A weight under a LoRA layer (`...base_layer.weight`, linear or convolution) stays
     as it is: scale B A becomes the best approximation of the adapter's present product plus the change that the rank allows.
     Weights that are trained in full (a head in modules_to_save, any weight of a model without an adapter) take the change
     itself.  Energy is the sum of squares; a change of 0 has none to lose and counts as 1.  Raises TaskError for a weight that
@@ -28,11 +33,12 @@ def write_edit(model: nn.Module, edit: Mapping[str, Tensor]) -> dict[str, float]
     inner = unwrapped(model)
     parameters = dict(inner.named_parameters())
     energies: dict[str, tuple[float, float]] = {}  # kept, whole
-    for name, change in edit.items():
+    for name, change in edit.items() if isinstance(edit, Mapping) else edit:
         if name not in parameters:
             raise TaskError(f"the edit names {name!r}, which this model does not have.")
         if name.endswith(BASE):
-            energies[name] = _into_adapter(inner.get_submodule(name.removesuffix(BASE)), name, change)
+            weight = None if importance is None else importance[name]
+            energies[name] = _into_adapter(inner.get_submodule(name.removesuffix(BASE)), name, change, weight)
             continue
         weight = parameters[name]
         if not weight.requires_grad and any(isinstance(module, LoraLayer) for module in inner.modules()):
@@ -47,11 +53,25 @@ def write_edit(model: nn.Module, edit: Mapping[str, Tensor]) -> dict[str, float]
     return {**shares, "": _share(kept, whole)}
 
 
+@torch.no_grad()
+def effective(model: nn.Module, name: str) -> Tensor:
+    """Return the weight of this name as the model uses it, fp32: with its adapter's product where it has one."""
+    inner = unwrapped(model)
+    weight = inner.get_parameter(name).detach().float()
+    layer: Any = inner.get_submodule(name.removesuffix(BASE)) if name.endswith(BASE) else None
+    adapter = _plain_adapter(layer)
+    if adapter is None or not _factors(layer, adapter)[1].any():
+        return weight
+    factor_a, factor_b = (factor.float().flatten(1) for factor in _factors(layer, adapter))
+    product = float(layer.scaling[adapter]) * (factor_b @ factor_a)  # [out, in]
+    return weight + (product.T if getattr(layer, "fan_in_fan_out", False) else product.view_as(weight))
+
+
 def _share(kept: float, whole: float) -> float:
     return min(1.0, kept / whole) if whole > 0 else 1.0
 
 
-def _into_adapter(layer: Any, name: str, change: Tensor) -> tuple[float, float]:
+def _into_adapter(layer: Any, name: str, change: Tensor, importance: Tensor | None) -> tuple[float, float]:
     """Give the layer's active adapter the change; return its energy (kept, whole)."""
     adapter = _plain_adapter(layer)
     if adapter is None:
@@ -63,7 +83,9 @@ def _into_adapter(layer: Any, name: str, change: Tensor) -> tuple[float, float]:
     matrix = _as_matrix(layer, change.to(device=factor_a.device, dtype=torch.float32))  # [out, in]
     present = scale * (factor_b.float().flatten(1) @ factor_a.float().flatten(1))
     wanted = matrix + present
-    u, s, vt = _truncated(wanted, factor_a.shape[0])
+    rows, columns = _margins(layer, importance, wanted)
+    u, s, vt = _truncated(rows[:, None] * wanted * columns, factor_a.shape[0])
+    u, vt = u / rows[:, None], vt / columns
     root = (s / abs(scale)).sqrt()
     new_a, new_b = torch.zeros_like(factor_a).flatten(1), torch.zeros_like(factor_b).flatten(1)
     new_a[: len(s)] = (root[:, None] * vt).to(new_a.dtype)
@@ -73,6 +95,15 @@ def _into_adapter(layer: Any, name: str, change: Tensor) -> tuple[float, float]:
     whole = float(matrix.double().square().sum())
     lost = float((wanted - (u * s) @ vt).double().square().sum())
     return max(0.0, whole - lost), whole
+
+
+def _margins(layer: Any, importance: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what rows [out] and columns [in] are multiplied with before the decomposition: the root of their importance."""
+    if importance is None:
+        return like.new_ones(like.shape[0]), like.new_ones(like.shape[1])
+    matrix = _as_matrix(layer, importance.to(like))
+    margins = (matrix.mean(1), matrix.mean(0))
+    return tuple((each / each.mean().clamp(min=1e-30)).clamp(min=FLOOR).sqrt() for each in margins)  # type: ignore[return-value]
 
 
 def _truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,14 +147,6 @@ def canonical(model: nn.Module) -> None:
         factor_b.copy_(new_b.view_as(factor_b))
 
 
-def adapted(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """Yield (name, layer, adapter) of every layer with one plain LoRA adapter that is active."""
-    for name, layer in unwrapped(model).named_modules():
-        adapter = _plain_adapter(layer)
-        if adapter is not None:
-            yield name, layer, adapter
-
-
 def _plain_adapter(layer: Any) -> str | None:
     """Return the name of the layer's one active adapter where its product is B A of two weights, else None."""
     if not isinstance(layer, LoraLayer) or len(layer.active_adapters) != 1:
@@ -142,3 +165,17 @@ def _factors(layer: Any, adapter: str) -> tuple[Tensor, Tensor]:
 def _as_matrix(layer: nn.Module, change: Tensor) -> Tensor:
     """Return the change as [out, in * kh * kw]; GPT-2's layers keep their weights as [in, out]."""
     return change.T if getattr(layer, "fan_in_fan_out", False) else change.flatten(1)
+
+
+def columns(model: nn.Module, dense: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return, by the name and in the shape of each adapter's A, the 2-norms of the columns of the matrices under it."""
+    out: dict[str, Tensor] = {}
+    for name, matrix in dense.items():
+        path = name.removesuffix(BASE)
+        layer: Any = unwrapped(model).get_submodule(path) if path != name else None
+        adapter = _plain_adapter(layer)
+        if adapter is not None:
+            factor_a = _factors(layer, adapter)[0]
+            norms = _as_matrix(layer, matrix).norm(dim=0)  # [in] or [in * kh * kw]
+            out[f"{path}.lora_A.{adapter}.weight"] = norms.expand(len(factor_a), -1).reshape(factor_a.shape)
+    return out

@@ -91,11 +91,8 @@ def _corpus(recipe: Recipe) -> tuple[list[Row], list[Row]]:
         return world.corpus(), list(load(recipe.test)) if recipe.test else world.splits()["holdout"]
     from llm_unlearn.sandbox import pictures, texts
 
-    made = (
-        texts.corpus()
-        if recipe.task == "sequence_classifier"
-        else {name: pictures.rows(name) for name in pictures.SEEDS}
-    )
+    drawn = recipe.task == "image_classifier"
+    made = {"train": pictures.rows("train"), "test": pictures.rows("test")} if drawn else texts.corpus()
     return made["train"], list(load(recipe.test)) if recipe.test else made["test"]
 
 
