@@ -31,7 +31,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "sandbox",
     },
     {"methods", "metrics"},
-    {"recipe", "options", "lock", "runfolder", "manifest", "prepare", "loading", "writing"}
+    {"recipe", "cuts", "options", "lock", "runfolder", "manifest", "prepare", "loading", "writing"}
     | {
         "cache",
         "activations",
