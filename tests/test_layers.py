@@ -19,6 +19,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
     {"reference", "importance", "adversary", "concepts", "data", "lora", "lora_linear"},
     {
         "run",
+        "relabel",
         "schedule",
         "progress",
         "observe",
