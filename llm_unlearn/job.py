@@ -28,6 +28,7 @@ from llm_unlearn.run import Run
 from llm_unlearn.runfolder import RunFolder, is_main, on_main
 from llm_unlearn.scores import ModelScores, Scores
 from llm_unlearn.suites import figures_of, needs_activations, needs_gradients, needs_random
+from llm_unlearn.targets import training_seconds
 from llm_unlearn.tasks import Task
 from llm_unlearn.verdict import verdict
 from llm_unlearn.worst import worst_rows
@@ -277,6 +278,11 @@ class Job:
             )
         if self.recipe.gold is None:
             notes.append("no gold model was given: figures are compared with the holdout where there is one")
+        retraining = training_seconds(self.recipe.gold or "")
+        if retraining and (spent := self.clock.seconds.get("unlearn")):
+            notes.append(
+                f"unlearning took {spent:.0f} s, training gold {retraining:.0f} s: {spent / retraining:.0%} of it"
+            )
         rolled = [state["rolled_back"] for state in self._states() if "rolled_back" in state]
         notes += [f"retain's loss rose beyond the tolerance: rolled back to step {step}" for step in rolled]
         return notes

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llm_unlearn.builds import is_build
 from llm_unlearn.errors import RecipeError
-from llm_unlearn.sandbox.world import CONCEPT
 from llm_unlearn.settings import assign, build, load_yaml
 
 if TYPE_CHECKING:  # these import torch, and a recipe must be refused faster than that
@@ -16,11 +15,6 @@ if TYPE_CHECKING:  # these import torch, and a recipe must be refused faster tha
     from llm_unlearn.method import Method
 
 SANDBOX = "sandbox"  # as model, data or gold: the embedded world and its two models
-EMBEDDED = {
-    "sequence_classifier": "Quillmere",
-    "image_classifier": "star",
-}  # tasks of classifiers that the sandbox has models for: their default class
-CUTS = ("concept", "classes", "ids")  # what a corpus can be cut by
 DEFAULT_METHOD = "npo"
 SECRETS = (
     "concept",
@@ -134,6 +128,8 @@ class Recipe:
 
 def _check_data(recipe: Recipe) -> None:
     """Raise RecipeError unless the rows are given in exactly one way."""
+    from llm_unlearn import cuts  # it knows recipes
+
     if recipe.data and recipe.forget:
         raise RecipeError(
             "--data and --forget are both given: either one corpus with --concept, --classes or --ids, or --forget with "
@@ -142,7 +138,7 @@ def _check_data(recipe: Recipe) -> None:
     if recipe.forget and not recipe.retain:
         raise RecipeError("--forget without --retain: say which rows must be kept, or knowledge is lost with them.")
     if recipe.retain and not recipe.forget:
-        what = f"is split by {_cut_by(recipe)} already" if recipe.data else "needs --forget beside it"
+        what = f"is split by {cuts.named(recipe)} already" if recipe.data else "needs --forget beside it"
         raise RecipeError(f"--retain {what}: give --forget with --retain, or --data with --concept.")
     if recipe.golds and not recipe.gold:
         raise RecipeError(
@@ -151,12 +147,16 @@ def _check_data(recipe: Recipe) -> None:
     if recipe.forget and recipe.forget == recipe.retain:
         raise RecipeError(f"--forget and --retain are the same: {recipe.forget}.")
     _check_concept(recipe)
-    _check_cut(recipe)
-    if recipe.task != "causal_lm" and SANDBOX in (recipe.model, recipe.data, recipe.gold) and not _embedded(recipe):
+    if (
+        recipe.task != "causal_lm"
+        and SANDBOX in (recipe.model, recipe.data, recipe.gold)
+        and not cuts.embedded(recipe)
+    ):
         raise RecipeError(
             f"the sandbox has nothing for task {recipe.task} that is asked for so: give --classes or --ids with it, or "
             "--model, --forget and --retain."
         )
+    cuts.check(recipe)
 
 
 def _check_concept(recipe: Recipe) -> None:
@@ -175,48 +175,6 @@ def _check_concept(recipe: Recipe) -> None:
         raise RecipeError(
             "--concept looks for words, and images have none: give --classes, --ids, or --forget and --retain."
         )
-
-
-def _check_cut(recipe: Recipe) -> None:
-    """Raise RecipeError unless a corpus is cut in exactly one way, and for classes of a model that has none."""
-    given = [name for name in CUTS if getattr(recipe, name)]
-    if not recipe.data and not recipe.forget:
-        raise RecipeError(
-            "nothing to forget: give --data with --concept, --classes or --ids, or --forget with --retain."
-        )
-    if len(given) > 1:
-        raise RecipeError(
-            f"--{given[0]} and --{given[1]} are both given: --data is cut by one of them; leave the other out."
-        )
-    if given and not recipe.data:
-        raise RecipeError(f"--{given[0]} without --data: say which rows it is to be looked for in.")
-    if recipe.data and not given and not (recipe.data == SANDBOX and recipe.task == "causal_lm"):
-        raise RecipeError(
-            "--data without --concept: name what is to be forgotten (--classes or --ids do it too), or give --forget and --retain."
-        )
-    if recipe.classes and recipe.task == "causal_lm":
-        raise RecipeError(
-            "--classes needs a classifier: give --task sequence_classifier or image_classifier, or --concept."
-        )
-    if recipe.test and not (recipe.classes or recipe.ids):
-        raise RecipeError(
-            "--test goes with --classes or --ids; give other rows as --holdout, --retain_heldout and so on."
-        )
-    if recipe.test and recipe.test == recipe.data:
-        raise RecipeError(
-            f"--data and --test are the same: {recipe.test}; --test must be rows the model was never trained on."
-        )
-    if recipe.ids == SANDBOX != recipe.data:
-        raise RecipeError("--ids sandbox is a request to the sandbox: give --data sandbox, or a file of ids.")
-
-
-def _cut_by(recipe: Recipe) -> str:
-    return next((f"--{name}" for name in CUTS if getattr(recipe, name)), "--concept")
-
-
-def _embedded(recipe: Recipe) -> bool:
-    """Is there something in the sandbox for this classifier's request?"""
-    return recipe.task in EMBEDDED and bool(recipe.classes or recipe.ids or recipe.forget)
 
 
 def _check_build(recipe: Recipe) -> None:
@@ -303,25 +261,19 @@ def from_values(values: Mapping[str, Any]) -> Recipe:
 
     Without any data the sandbox's is taken, and for its default concept the sandbox's gold.
     """
+    from llm_unlearn import cuts
+
     filled = dict(values)
+    if isinstance(filled.get("classes"), list | tuple):
+        filled["classes"] = [str(name) if isinstance(name, int) else name for name in filled["classes"]]  # numbers do
     if filled.get("model", SANDBOX) == SANDBOX:
         if not any(filled.get(key) for key in ("data", "forget", "retain")):
             filled["data"] = SANDBOX
-        if filled.get("data") == SANDBOX and _is_default_request(filled):
+        if filled.get("data") == SANDBOX and cuts.is_default_request(filled):
             filled.setdefault("gold", SANDBOX)
     if "method" in filled:
         filled["method"] = _method(filled["method"])
     return build(Recipe, filled, names=type_names())
-
-
-def _is_default_request(values: dict[str, Any]) -> bool:
-    """Is this the sandbox's own request, the one its gold was made for?  A classifier's default class is put in."""
-    default = EMBEDDED.get(values.get("task", "causal_lm"))
-    if default is None:
-        return values.get("concept") in (None, CONCEPT) and not any(values.get(key) for key in ("terms", "ids"))
-    if not any(values.get(key) for key in CUTS):
-        values["classes"] = (default,)
-    return tuple(values.get("classes") or ()) == (default,) or values.get("ids") == SANDBOX
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:

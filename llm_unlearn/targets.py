@@ -48,6 +48,8 @@ class Target:
     data: str | None = None  # one corpus that --concept splits
     concept: str | None = None
     terms: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()  # of a classifier: the classes of `data` that the gold never sees
+    ids: str | None = None  # the rows of `data` that the gold never sees
     forget: str | None = None  # trained into the target, left out of the gold
     retain: str | None = None  # trained into both
     neighbour: str | None = None  # trained into both
@@ -86,9 +88,12 @@ def train_target(target: Target) -> dict[str, Any]:
     folder = Path(target.output)
     splits = _splits(target)
     request = {
-        **asdict(target),
+        **{
+            name: value for name, value in asdict(target).items() if name not in ("classes", "ids")
+        },  # newer than some records
         "overwrite": False,
         **dict.fromkeys(("gold", "golds", "cache", "output")),  # more golds may be asked for later
+        **{name: given for name in ("classes", "ids") if (given := getattr(target, name))},
         "data": {name: fingerprint(rows) for name, rows in splits.items()},
     }
     record = read_json(folder / RECORD)
@@ -112,7 +117,9 @@ def train_target(target: Target) -> dict[str, Any]:
         if not (folder / name).exists():
             start = time.perf_counter()
             known = None if name == "target" else goldcache.key(origin, kept, target.training, seed, how)
-            if not on_main(lambda known=known, name=name: goldcache.take(cache, known, folder / name)):  # type: ignore[misc]
+            if on_main(lambda known=known, name=name: goldcache.take(cache, known, folder / name)):  # type: ignore[misc]
+                record.setdefault("cached", []).append(name)
+            else:
                 _train_one(target, origin, rows[name], folder, name, seed)
                 on_main(lambda known=known, name=name: goldcache.keep(cache, known, folder / name))  # type: ignore[misc]
             record["seconds"][name] = round(time.perf_counter() - start, 1)
@@ -120,6 +127,13 @@ def train_target(target: Target) -> dict[str, Any]:
             done = record
             on_main(lambda done=done: write_json(folder / RECORD, done))  # type: ignore[misc]
     return record
+
+
+def training_seconds(gold: str) -> float | None:
+    """Return how long a gold took to train, by the record beside it; None where there is none, or it came from the cache."""
+    record = read_json(Path(gold).parent / RECORD) or {}
+    name = Path(gold).name
+    return None if name in record.get("cached", ()) else record.get("seconds", {}).get(name)
 
 
 def gold_names(target: Target) -> list[str]:
@@ -134,8 +148,10 @@ def seeds_of(target: Target) -> dict[str, int]:
 
 def _splits(target: Target) -> dict[str, list[Row]]:
     if not target.data and not target.forget:
-        raise RecipeError("nothing to train on: give --data with --concept, or --forget with --retain.")
-    names = ("data", "concept", "terms", "forget", "retain", "neighbour", "general", "holdout")
+        raise RecipeError(
+            "nothing to train on: give --data with --concept, --classes or --ids, or --forget with --retain."
+        )
+    names = ("data", "concept", "terms", "classes", "ids", "forget", "retain", "neighbour", "general", "holdout")
     given = {name: getattr(target, name) for name in names if getattr(target, name)}
     return prepare(_recipe(target, target.model, given)).splits
 

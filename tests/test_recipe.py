@@ -30,6 +30,9 @@ origin: some/origin
 data: null
 concept: null
 terms: []
+classes: []
+ids: null
+test: null
 forget: f.jsonl
 retain: r.jsonl
 holdout: h.jsonl
@@ -158,7 +161,10 @@ FAULTS = [
     (["--evaluation.rows=0"], r"evaluation\.rows: 0 is too small"),
     (["--output="], r"--output is empty"),
     (["--config", "/no/such.yaml"], r"cannot read the recipe /no/such\.yaml: No such file"),
-    (["--model", "org/m"], r"nothing to forget: give --data with --concept, or --forget with --retain"),
+    (
+        ["--model", "org/m"],
+        r"nothing to forget: give --data with --concept, --classes or --ids, or --forget with --retain",
+    ),
     (["--model", "org/m", "--concept", "X"], r"--concept without --data"),
     (["--model", "org/m", "--data", "d.jsonl"], r"--data without --concept"),
     ([*OWN[:4], "--concept", " "], r"--concept is empty"),
@@ -170,8 +176,14 @@ FAULTS = [
     (["--forget", "f", "--retain", "f"], r"--forget and --retain are the same: f"),
     (["--forget", "f", "--retain", "r", "--concept", "x"], r"--concept and --terms split --data"),
     ([*OWN, "--forget", "f", "--retain", "r"], r"--data and --forget are both given"),
-    (["--task", "image_classifier"], r"the sandbox is text for a causal LM"),
+    (["--task", "image_classifier"], r"the sandbox has nothing for task image_classifier"),
     (["--task", "image_classifier", *OWN], r"images have none"),
+    (["--classes", "3"], r"--classes needs a classifier: give --task"),
+    ([*OWN, "--ids", "ids.txt"], r"--concept and --ids are both given"),
+    (["--forget", "f", "--retain", "r", "--ids", "i"], r"--ids without --data"),
+    ([*OWN, "--test", "t"], r"--test goes with --classes or --ids"),
+    (["--model", "m", "--data", "d", "--ids", "i", "--test", "d"], r"--data and --test are the same: d"),
+    (["--model", "m", "--data", "d", "--ids", "sandbox"], r"--ids sandbox is a request to the sandbox"),
     ([*OWN, "--method", "retrain"], r"--method retrain starts from the model before its training: give --origin"),
 ]
 
