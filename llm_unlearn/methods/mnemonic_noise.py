@@ -17,7 +17,7 @@ from llm_unlearn.noise import Judge, Noise, accuracy, confirmed, fresh, ratio, s
 from llm_unlearn.run import Run
 from llm_unlearn.tasks import Example
 
-LAMBDA1 = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # the useful part of the paper's grid, 1e-6 to 1, in half decades
+LAMBDA1 = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)  # the paper's 1e-6 to 1, in half decades
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +36,9 @@ class MnemonicNoise(Method):
     source: Literal["auto", "codes", "rows"] = "auto"  # whose Fisher; auto: codes where the model has them, else rows
     kappa: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # lambda2 = kappa * std(w_l); tried on the codes
     lambda1: tuple[float, ...] = LAMBDA1  # the most a factor may be; tried on the codes
-    smooth: float = 1e-2  # d = smooth * mean(f_R) in both parts of the ratio. Differs from the paper: 0
-    clip: float = 0.999  # quantile at which eta is cut; 1: nowhere, as in the paper
-    reach: float = (
-        2.0  # codes are to be wrong by so many times guessing's loss; beyond, the least cost to what is kept
-    )
+    smooth: float = 1e-4  # d = smooth * mean(f_R). Differs from the paper: 0
+    clip: float = 1.0  # quantile at which eta is cut; 1: nowhere, as in the paper
+    reach: float = 3.0  # ties: codes wrong by so many times guessing's loss, then the least cost to what is kept
     rows: int = 256  # of forget and retain each that stand in where there are no codes, and that confirm the choice
     confirm: bool = False  # refuse choices that cost the retain rows more than `tolerance`: the codes can over-promise
     tolerance: float = 0.015  # of accuracy on retain, where the choice is confirmed
