@@ -21,7 +21,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from llm_unlearn.errors import NotFinite
 from llm_unlearn.files import write_text
 from llm_unlearn.head import trainable, unwrapped
-from llm_unlearn.observe import Observer
+from llm_unlearn.observe import Done, Observer
 from llm_unlearn.progress import Progress, Stop
 from llm_unlearn.reference import reference_nll
 from llm_unlearn.run import Run
@@ -50,6 +50,8 @@ def fit(
     phase: str = "fit",
     reference: bool = False,
     dropout: bool = False,
+    encoded: Mapping[str, Sequence[Example]] | None = None,
+    done: Done | None = None,
 ) -> None:
     """Minimise the objective over the streams, changing `run.model`'s trainable weights.
 
@@ -57,6 +59,8 @@ def fit(
     `reference_nll`: its summed nll in nats under the model before unlearning, computed once.  Without `dropout` the model
     stands still but for its weights (no dropout but an adapter's own, frozen batch statistics): a policy and a reference
     that differ by more than weights make every log-ratio wrong, and batch statistics are not saved with an adapter.
+    `encoded` are further streams whose examples are made already.  `done` is asked after every optimiser step, with the
+    model in eval mode; the fit ends with the first yes, and its step is kept as `finished` in progress.state and done.json.
     """
     folder = run.folder / phase
     weights = trainable(run.model)
@@ -64,13 +68,13 @@ def fit(
         load_weights(weights, load_file(folder / FINAL))
         return
     folder.mkdir(parents=True, exist_ok=True)
-    examples = {name: run.task.encode(rows) for name, rows in streams.items()}
+    examples = {name: run.task.encode(rows) for name, rows in streams.items()} | {**(encoded or {})}
     if reference:
         _add_reference(run, examples[next(iter(examples))])
     lead = len(next(iter(examples.values())))
     steps = schedule.step_count(lead)
     arguments = _arguments(run, schedule, steps, folder)
-    observer = Observer(run, examples, stop, steps, lead / schedule.forget_batch)
+    observer = Observer(run, examples, stop, steps, lead / schedule.forget_batch, done)
     timetable = Timetable(examples, schedule, steps, run.seed)
     with _trained_model(run.model, arguments):
         trainer = ObjectiveTrainer(run.task, objective, observer, schedule, run.model, arguments, timetable, dropout)
