@@ -69,7 +69,9 @@ def pgd(
             found = _attack(model, task, batch, pixel_radius, word_radius, steps, draw).half()
             said = _said(model, task, perturbed(model, task, batch, found)).cpu()
             for place, i in enumerate(chosen):
-                own = _length(examples[i]) if found.dim() == 3 else found.shape[1]  # words: without the batch's padding
+                own = (
+                    _length(examples[i]) if found.dim() == 3 else found.shape[1]
+                )  # words: without the batch's padding
                 deltas[i], hits[i] = found[place, :own].cpu(), said[place]
             bar.update(len(chosen))
     return Perturbed(deltas, hits)
@@ -84,7 +86,9 @@ def perturbed(model: nn.Module, task: Task, batch: Batch, deltas: Tensor) -> Bat
 def fitted(deltas: Tensor, values: Tensor) -> Tensor:
     """Return the deltas [B, ...] in the shape and type of `values`: padding is added or cut off along the words."""
     if deltas.shape[1] < values.shape[1]:
-        deltas = torch.cat([deltas, deltas.new_zeros(len(deltas), values.shape[1] - deltas.shape[1], *deltas.shape[2:])], 1)
+        deltas = torch.cat(
+            [deltas, deltas.new_zeros(len(deltas), values.shape[1] - deltas.shape[1], *deltas.shape[2:])], 1
+        )
     return deltas[:, : values.shape[1]].to(values)
 
 
@@ -115,7 +119,9 @@ def _attack(
         move = move * (radius / _norm(move).clamp(min=TINY)).clamp(max=1.0)
         if low is None or high is None:
             return move
-        return ((clean + move * unit).clamp(low, high) - clean) / unit  # towards an input that is inside: no longer move
+        return (
+            (clean + move * unit).clamp(low, high) - clean
+        ) / unit  # towards an input that is inside: no longer move
 
     delta = inside(delta)
     for _ in range(steps):

@@ -63,7 +63,13 @@ def _other_answer(said: Sequence[str], row: Row, answer: str | None, draw: np.ra
 
 @torch.no_grad()
 def at_most(
-    model: nn.Module, task: Task, examples: Sequence[Example], allowed: float, *, wrong: bool = False, batch_size: int = 64
+    model: nn.Module,
+    task: Task,
+    examples: Sequence[Example],
+    allowed: float,
+    *,
+    wrong: bool = False,
+    batch_size: int = 64,
 ) -> bool:
     """Return whether `model`, as it stands, gets at most `allowed` scored decisions right (`wrong`: wrong).
 

@@ -16,7 +16,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
     {"errors"},
     {"files", "settings", "named"},
     {"tasks", "decisions", "encoding", "head", "vision", "scores", "statistics"},
-    {"reference", "importance", "adversary", "concepts", "data", "lora", "lora_linear", "lowrank"},
+    {"reference", "importance", "adversary", "relabel", "held", "concepts", "data", "lora", "lora_linear", "lowrank"},
     {
         "run",
         "schedule",

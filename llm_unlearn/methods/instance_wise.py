@@ -9,21 +9,19 @@ O_i is the weight's importance for the forget rows (MAS), scaled to 0..1 in each
 The fit ends with the step after which no forget row has its label (misclassify), or every row its new one (relabel).
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from llm_unlearn import relabel
 from llm_unlearn.adversary import Perturbed, perturbed, pgd
 from llm_unlearn.files import read_json, write_json
-from llm_unlearn.fit import DONE, Batches, Done, Module, Objective, Progress, Schedule, Terms, fit
-from llm_unlearn.head import trainable
-from llm_unlearn.importance import mas
+from llm_unlearn.fit import DONE, Batches, Module, Objective, Progress, Schedule, Terms, fit
+from llm_unlearn.held import held, pull
 from llm_unlearn.method import Method
+from llm_unlearn.observe import Done
 from llm_unlearn.run import Run
 from llm_unlearn.tasks import Example, Row
 
@@ -43,7 +41,10 @@ class InstanceWise(Method):
     word_radius: float = 0.1  # of the norm of a text's embeddings
     lamb: float = 1.0  # the paper's, on the adapter's weights
     answer: str | None = None  # a causal LM's new answer to every row; None: another forget row's
-    stop_at: Literal["auto", "zero", "holdout"] = "auto"  # misclassify: right answers left; auto: a causal LM's holdout's share
+    stop_at: Literal["auto", "zero", "holdout"] = (
+        "auto"  # misclassify: right answers left; auto: a causal LM's holdout's share
+    )
+    limit: float = 4.0  # nats from which on a decision is pushed no further. Differs from the paper: none
     optimizer: Literal["sgd", "adamw"] = "sgd"  # sgd: momentum 0.9, the paper's
     training: Schedule = Schedule(
         learning_rate=1e-2, steps=300, forget_batch=16, warmup_steps=0, decay="constant", max_grad_norm=0.0
@@ -71,7 +72,7 @@ class InstanceWise(Method):
         """Return the terms; adversarial examples and held weights are constants made before the first step."""
         share = 1 / (1 + self.training.retain_per_forget) if found else 1.0
         table = pad_sequence(found.deltas, batch_first=True) if found else None
-        held = self._held(run)
+        weights = held(run.model, run.task, run.task.encode(run.rows("forget"))) if self.importance else None
 
         def terms(model: Module, batch: Batches, progress: Progress) -> Terms:
             if table is not None:
@@ -83,14 +84,53 @@ class InstanceWise(Method):
                     "adversarial": perturbed(model, run.task, batch["adversarial"], deltas),
                 }
             forget, *adversarial = run.task.streams(model, batch)
-            loss = forget.mean_nll() if goal == "relabel" else -forget.loss()
+            loss = forget.mean_nll() if goal == "relabel" else -forget.surprise(self.limit)
             out = {"forget": share * loss.mean()}
             if adversarial:
                 out["adversarial"] = (1 - share) * adversarial[0].mean_nll().mean()
-            if held:
-                now = trainable(model)
-                moved = [(weight * (now[name] - start) ** 2).sum() for name, (weight, start) in held.items()]
-                out["held"] = self.lamb / 2 * torch.stack(moved).sum()
+            if weights:
+                out["held"] = self.lamb * pull(model, weights)
             return out
 
         return terms
+
+    def check(self, run: Run) -> None:
+        """Raise also where no accuracy of unseen rows is there to stop at."""
+        super().check(run)
+        if self.stop_at == "holdout":
+            run.rows("holdout")
+
+    def _goal(self, run: Run) -> Literal["misclassify", "relabel"]:
+        if self.goal == "auto":
+            return "relabel" if run.task.name == "causal_lm" else "misclassify"
+        return self.goal
+
+    def _attack(self, run: Run, rows: Sequence[Row]) -> tuple[Perturbed | None, list[Example]]:
+        """Return what turns each row into another label's, and these rows with those labels, numbered."""
+        if not self.adversarial:
+            return None, []
+        times, seed = self.examples, run.seed + 1
+        aimed = relabel.with_other_labels(run.model, run.task, rows, times=times, seed=seed)
+        examples = run.task.encode(aimed)
+        found = pgd(
+            run.model,
+            run.task,
+            examples,
+            pixel_radius=self.pixel_radius,
+            word_radius=self.word_radius,
+            steps=self.attack_steps,
+            seed=seed,
+            progress=True,
+        )
+        return found, [{**example, "place": float(i)} for i, example in enumerate(examples)]
+
+    def _done(self, run: Run, goal: str, aim: Sequence[Row]) -> Done:
+        """Return what tells that the goal is reached; what unseen rows get is measured before the first step."""
+        examples, task = run.task.encode(aim), run.task
+        if goal == "relabel":
+            return lambda model: relabel.at_most(model, task, examples, 0, wrong=True)
+        at = self.stop_at if self.stop_at != "auto" else "holdout" if task.name == "causal_lm" else "zero"
+        unseen = task.encode(run.splits.get("holdout", ())) if at == "holdout" else []
+        level = relabel.right_share(run.model, task, unseen) if unseen else 0.0
+        allowed = level * sum(sum(example.get("scored", [1])) for example in examples)
+        return lambda model: relabel.at_most(model, task, examples, allowed)
