@@ -33,7 +33,9 @@ def test_it_turns_rows_into_what_they_were_aimed_at(name: str, bench: Callable[[
     examples = aimed(here)
     wide = pgd(here.target, here.task, examples, pixel_radius=0.3, word_radius=1.0, steps=20)
     none = pgd(here.target, here.task, examples, pixel_radius=1e-6, word_radius=1e-6, steps=2)
-    assert wide.success > 0.8 and none.success == 0.0  # the target knows these rows: unchanged they have their own labels
+    assert (
+        wide.success > 0.8 and none.success == 0.0
+    )  # the target knows these rows: unchanged they have their own labels
 
 
 def test_the_answer_of_a_language_model_becomes_likelier(language: Bench) -> None:
@@ -82,7 +84,9 @@ def test_pixels_stay_pixels(images: Bench) -> None:
 
 def test_black_and_white_are_what_the_processor_makes_of_them() -> None:
     pixels = torch.rand(2, 3, 4, 4)
-    processor = SimpleNamespace(do_rescale=True, do_normalize=True, image_mean=[0.5, 0.4, 0.3], image_std=[0.5, 0.2, 0.1])
+    processor = SimpleNamespace(
+        do_rescale=True, do_normalize=True, image_mean=[0.5, 0.4, 0.3], image_std=[0.5, 0.2, 0.1]
+    )
     low, high = pixel_range(processor, pixels)
     torch.testing.assert_close(low.flatten(), torch.tensor([-1.0, -2.0, -3.0]))
     torch.testing.assert_close(high.flatten(), torch.tensor([1.0, 3.0, 7.0]))
