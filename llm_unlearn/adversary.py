@@ -7,19 +7,21 @@ the gradient of the loss on the wanted label, back into the ball, and back into 
     embeddings  of words that are no special tokens (of a causal LM: of the prompt's); the radius is a share of their norm
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from llm_unlearn.encoding import movable
-from llm_unlearn.errors import DataError
+from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.head import in_eval
-from llm_unlearn.tasks import Batch, Example, Task
+from llm_unlearn.relabel import with_other_labels
+from llm_unlearn.tasks import Batch, Example, Row, Task
 
 TRAVEL = 2.5  # radii that all steps together can go: the founding papers' 100 steps of 0.1 in a ball of 4
 TINY = 1e-12
@@ -191,6 +193,42 @@ def _weights_at_rest(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Adversarial examples that hit: what the model before said of inputs near rows that it is to say otherwise of."""
+
+    examples: list[Example]  # rows with the labels that the model said, each with its `place` in the table
+    table: Tensor  # [M, ...] what to add to their continuous inputs, fp16, on the CPU
+    tried: int  # those that missed are left out: to train on them would teach the model something new
+
+    def join(self, model: nn.Module, task: Task, batch: Mapping[str, Batch], name: str) -> dict[str, Batch]:
+        """Return the batch with the changes added in the stream `name`, and every stream's input as it enters the model."""
+        out: dict[str, Batch] = {}
+        for stream, part in batch.items():
+            kind, values = task.continuous(model, part)
+            if stream == name:
+                values = values + fitted(self.table[part["place"].long().cpu()], values)
+            out[stream] = {**part, kind: values}
+        return out
+
+
+def anchors(model: nn.Module, task: Task, rows: Sequence[Row], *, times: int, seed: int = 0, **attack: Any) -> Anchors:
+    """Return the adversarial examples of the rows that hit other labels, `times` tried a row; `attack` are pgd's settings.
+
+    Raises RecipeError where none hits.
+    """
+    aimed = task.encode(with_other_labels(model, task, rows, times=times, seed=seed))
+    found = pgd(model, task, aimed, seed=seed, **attack)
+    hits = found.hits.nonzero()[:, 0].tolist()
+    if not hits:
+        raise RecipeError(
+            f"none of {len(aimed)} adversarial examples is taken for what it was aimed at: raise method.word_radius (texts) or "
+            "method.pixel_radius (images), method.attack_steps or method.examples, or set method.adversarial=false."
+        )
+    kept = [{**aimed[i], "place": float(place)} for place, i in enumerate(hits)]
+    return Anchors(kept, pad_sequence([found.deltas[i] for i in hits], batch_first=True), len(aimed))
 
 
 class _Reversed(torch.autograd.Function):

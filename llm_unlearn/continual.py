@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from llm_unlearn import api, hub
-from llm_unlearn.data.files import records
 from llm_unlearn.data.splits import content
 from llm_unlearn.errors import DataError
 from llm_unlearn.evaluation import Evaluation
@@ -28,40 +27,6 @@ RECORD, TABLE = "continual.json", "continual.md"
 TOLERANCE = 0.05  # by which the share of right rows may rise after a later request; the verdict's own for accuracy
 MEASURED = ("retain", "retain_heldout", "holdout")  # kept and unseen rows measured beside the requests
 MOST = 1000  # rows of these
-
-
-def read_ids(path: str | Path) -> list[str]:
-    """Return the ids of a deletion request: lines of a text file, or the column `id` of a CSV, JSON or JSONL file."""
-    if Path(path).suffix.lower() in (".csv", ".tsv", ".json", ".jsonl"):
-        found = [record.get("id") for _, record in records(str(path), "train")]
-    else:
-        try:
-            found = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"cannot read the request {Path(path).name}: {getattr(error, 'strerror', None)}."
-            ) from error
-    if not found or None in found:
-        raise DataError(f"the request {Path(path).name} names no ids: give one a line, or a column `id`.")
-    return [str(each) for each in found]
-
-
-def chosen(rows: Sequence[Row], requests: Sequence[Sequence[str]]) -> list[list[Row]]:
-    """Return the rows of each request; raise DataError for ids that are not among the rows, or in two requests."""
-    by_id = {str(row["id"]): row for row in rows}
-    owner: dict[str, int] = {}
-    for number, ids in enumerate(requests, start=1):
-        missing = [one for one in ids if one not in by_id]
-        if missing:
-            raise DataError(
-                f"{len(missing)} of the {len(ids)} ids of request {number} are not in the data ({len(by_id)} rows)."
-            )
-        twice = [one for one in ids if owner.setdefault(one, number) != number]
-        if twice:
-            raise DataError(
-                f"request {number} names {len(twice)} rows that request {owner[twice[0]]} has already removed."
-            )
-    return [[by_id[one] for one in dict.fromkeys(ids)] for ids in requests]
 
 
 def continual(
@@ -86,23 +51,26 @@ def continual(
     measured |= {name: list(others[name])[:MOST] for name in MEASURED if name in others}
     measured["retain"] = _kept(rows, requests)[:MOST]
     evaluation = Evaluation(load_task(recipe, recipe.model), measured, batch_size=recipe.evaluation.batch_size)
-    start, stages = recipe, []
+    model, stages = recipe.model, []
     for number in range(len(requests) + 1):
         report: Mapping[str, Any] = {}
+        place = folder / f"request-{number}" if number else folder
+        loaded = recipe
         if number:
-            here = replace(start, output=str(folder / f"request-{number}"), merge=True)
+            here = replace(recipe, output=str(place), merge=True, model=model)
+            if number > 1:  # what the recipe says about its own model does not hold for a merged one
+                here = replace(here, adapter=None, revision=None)
             splits = {**others, "forget": requests[number - 1], "retain": _kept(rows, requests[:number])}
             report = api.unlearn(here, rows=splits)
-            start = replace(recipe, model=str(folder / f"request-{number}" / hub.MERGED), adapter=None, revision=None)
-        shares = _shares(evaluation, number, start, folder)
+            loaded, model = replace(here, adapter=None, revision=None), str(place / hub.MERGED)
+        shares = _shares(evaluation, number, loaded, model, place)
         stages.append({"after": number, "right": shares, **_of_report(report)})
         if say is not None and is_main() and number:
-            say(
-                f"request {number} of {len(requests)}: {', '.join(f'{name} {value:.3f}' for name, value in shares.items())}"
-            )
+            told = ", ".join(f"{name} {value:.3f}" for name, value in shares.items())
+            say(f"request {number} of {len(requests)}: {told}")
     record = {"requests": [len(each) for each in requests], "tolerance": tolerance, "stages": stages}
     record["came_back"] = came_back([stage["right"] for stage in stages], tolerance)
-    record["model"] = Path(start.model).relative_to(folder).as_posix()
+    record["model"] = Path(model).relative_to(folder).as_posix()
 
     def write() -> None:
         write_json(folder / RECORD, record)
@@ -118,14 +86,14 @@ def _kept(rows: Sequence[Row], gone: Sequence[Sequence[Row]]) -> list[Row]:
     return [row for row in rows if content(row) not in forgotten]
 
 
-def _shares(evaluation: Evaluation, number: int, recipe: Recipe, folder: Path) -> dict[str, float]:
-    """Return the share of rows that the model now answers right, by split; measured once, then kept with the request."""
-    place = (folder / f"request-{number}" if number else folder) / f"right-{number}.json"
+def _shares(evaluation: Evaluation, number: int, recipe: Recipe, model: str, folder: Path) -> dict[str, float]:
+    """Return the share of rows that the model answers right, by split; measured once, then kept in the folder."""
+    place = folder / "right.json"
     asked = {name: len(rows) for name, rows in evaluation.splits.items()}
     kept = on_main(lambda: read_json(place))
     if kept is not None and kept["rows"] == asked:
-        return kept["right"]
-    scores: ModelScores = evaluation.scores(f"after {number}", load_model(recipe, recipe.model))
+        return dict(kept["right"])
+    scores: ModelScores = evaluation.scores(f"after {number}", load_model(recipe, model))
     found = {name: right(each) for name, each in scores.items()}
     on_main(lambda: write_json(place, {"rows": asked, "right": found}))
     return found

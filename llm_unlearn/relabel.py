@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from llm_unlearn.decisions import Decisions
 from llm_unlearn.errors import DataError
 from llm_unlearn.head import in_eval, unwrapped
 from llm_unlearn.tasks import Example, Row, Task
@@ -99,3 +100,14 @@ def right_share(model: nn.Module, task: Task, examples: Sequence[Example], *, ba
             right += int((decisions.greedy_hit() & decisions.scored).sum())
             total += int(decisions.scored.sum())
     return right / total
+
+
+def pushed_off(decisions: Decisions, margin: float) -> Tensor:
+    """Return how far each example [B] still is from another label: mean of max(0, margin + own logit - best other one).
+
+    Unlike minus cross-entropy it pulls hardest at labels the model is certain of, and not at all at those already lost.
+    """
+    own = decisions.labels[:, None]
+    scores = decisions.logits
+    best = scores.scatter(-1, own, float("-inf")).amax(-1)
+    return decisions.per_example((margin + scores.gather(-1, own)[:, 0] - best).clamp(min=0), "mean", scored_only=True)

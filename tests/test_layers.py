@@ -45,7 +45,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "worst",
         "report",
     }
-    | {"charts", "sections", "plots", "hub", "targets", "goldcache", "job", "api", "subject", "continual"}
+    | {"charts", "sections", "plots", "hub", "targets", "goldcache", "job", "api", "subject", "continual", "requests"}
     | {
         "held_out",
         "attacks",
