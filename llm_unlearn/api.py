@@ -15,7 +15,7 @@ from llm_unlearn.data.sources import fingerprint
 from llm_unlearn.evaluation import Evaluation, assess
 from llm_unlearn.job import Job, asked_for, evaluation_of, further, token_count
 from llm_unlearn.loading import load_model, load_task
-from llm_unlearn.prepare import prepare, with_holdout
+from llm_unlearn.prepare import in_memory, prepare, with_holdout
 from llm_unlearn.recipe import Recipe, from_values, to_dict
 from llm_unlearn.runfolder import is_main, open_run
 from llm_unlearn.scores import ModelScores
@@ -28,16 +28,17 @@ def unlearn(
     *,
     command: Sequence[str] | None = None,
     known: Mapping[str, ModelScores] | None = None,
+    rows: Mapping[str, Sequence[Row]] | None = None,
     say: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Run one request, given as a Recipe or as its settings, and return its report (also DIR/report.json).
 
     A finished run of the same request returns its report; an unfinished one continues.  `known` spares measuring models
-    ("before", "gold") whose scores on the same rows are at hand; `say` is told how the rows were split.  Raises UnlearnError for what the user can put right.
+    ("before", "gold") whose scores on the same rows are at hand; `rows` by split are taken in place of the recipe's files; `say` is told how the rows were split.  Raises UnlearnError for what the user can put right.
     """
     recipe = from_values(settings) if recipe is None else recipe
-    prepared = prepare(recipe)
+    prepared = prepare(recipe) if rows is None else in_memory(rows)
     if say is not None and prepared.why and is_main():
         say(prepared.why)
     inputs = {name: fingerprint(rows) for name, rows in prepared.splits.items()}

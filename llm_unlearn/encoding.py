@@ -4,13 +4,15 @@ Masking by the prompt's length goes wrong where the tokenizer merges the blank b
 token (one-word answers then get no loss at all); offsets do not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 IGNORE = -100  # the label that Hugging Face losses skip
 # What a token is: context only; trained and scored; trained only (an end of sequence, a blank that is no part of a word).
@@ -198,3 +200,13 @@ def spelled(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[tuple[int, in
             spans = [(begin, end) if i in waiting else span for i, span in enumerate(spans)]
             begin, waiting = end, []
     return text, spans
+
+
+def movable(tokenizer: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return [B, T] bool: the words that are given, neither learned nor special tokens: a classifier's text, a prompt."""
+    ids, labels = batch["input_ids"], batch["labels"]
+    special = torch.tensor(sorted(set(tokenizer.all_special_ids)), device=ids.device)
+    free = batch["attention_mask"].bool() & ~torch.isin(ids, special)
+    if labels.shape == ids.shape and not labels.is_floating_point():  # a causal LM: what stands before its answer
+        free &= (labels != -100).cumsum(1) == 0
+    return free

@@ -22,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from llm_unlearn.errors import NotFinite, RecipeError
 from llm_unlearn.files import write_text
 from llm_unlearn.head import trainable, unwrapped
-from llm_unlearn.observe import Observer
+from llm_unlearn.observe import Done, Observer
 from llm_unlearn.progress import Progress, Stop
 from llm_unlearn.reference import reference_nll
 from llm_unlearn.run import Run
@@ -53,6 +53,8 @@ def fit(
     dropout: bool = False,
     mix: Mix | None = None,
     mask: Mapping[str, Tensor] | None = None,
+    encoded: Mapping[str, Sequence[Example]] | None = None,
+    done: Done | None = None,
 ) -> None:
     """Minimise the objective over the streams, changing `run.model`'s trainable weights.
 
@@ -62,6 +64,8 @@ def fit(
     that differ by more than weights make every log-ratio wrong, and batch statistics are not saved with an adapter.
     `mix` puts something else in the place of some draws of the first stream (mnemonic codes).
     `mask` (bool, by parameter name) keeps the entries that are False as they are: their gradient is 0 before clipping and step.
+    `encoded` are further streams whose examples are made already.  `done` is asked after every optimiser step, with the
+    model in eval mode; the fit ends with the first yes, and its step is kept as `finished` in progress.state and done.json.
     """
     folder = run.folder / phase
     weights = trainable(run.model)
@@ -69,13 +73,13 @@ def fit(
         load_weights(weights, load_file(folder / FINAL))
         return
     folder.mkdir(parents=True, exist_ok=True)
-    examples = {name: run.task.encode(rows) for name, rows in streams.items()}
+    examples = {name: run.task.encode(rows) for name, rows in streams.items()} | {**(encoded or {})}
     if reference:
         _add_reference(run, examples[next(iter(examples))])
     lead = len(next(iter(examples.values())))
     steps = schedule.step_count(lead)
     arguments = _arguments(run, schedule, steps, folder)
-    observer = Observer(run, examples, stop, steps, lead / schedule.forget_batch)
+    observer = Observer(run, examples, stop, steps, lead / schedule.forget_batch, done)
     timetable = Timetable(examples, schedule, steps, run.seed, mix)
     with _trained_model(run.model, arguments), _masked(weights, mask or {}):
         trainer = ObjectiveTrainer(run.task, objective, observer, schedule, run.model, arguments, timetable, dropout)

@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,16 +27,23 @@ if TYPE_CHECKING:
 
 RECORD, BEST = "progress.json", "best.safetensors"
 PROBED = ("forget", "holdout", "retain")
+Done = Callable[[nn.Module], bool]
 
 
 class Observer(TrainerCallback):
     """Probes the model every few steps, switches the thermostat, and keeps what a resumed run must know."""
 
     def __init__(
-        self, run: Run, streams: Mapping[str, Sequence[Example]], stop: Stop | None, steps: int, steps_an_epoch: float
+        self,
+        run: Run,
+        streams: Mapping[str, Sequence[Example]],
+        stop: Stop | None,
+        steps: int,
+        steps_an_epoch: float,
+        done: Done | None = None,
     ) -> None:
         """Choose the probe rows, once, by the run's seed."""
-        self.run, self.stop = run, stop
+        self.run, self.stop, self.done = run, stop, done
         self.history: list[dict[str, Any]] = []
         self.terms: dict[str, list[Tensor]] = {}
         self.best: dict[str, Tensor] | None = None
@@ -129,7 +136,7 @@ class Observer(TrainerCallback):
         return {name: self._means(self._decided(self.probes[name])) for name in names}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Probe every few steps and decide whether the forget terms are on."""
+        """Ask whether it is done, probe every few steps and decide whether the forget terms are on."""
         self.bar.update(state.global_step - self.bar.n)
         self.progress.known_mean = self.progress.whole_step = None
         every = self.stop.every if self.stop else 25
@@ -138,6 +145,16 @@ class Observer(TrainerCallback):
         elif state.global_step % every == 0:  # a probe costs as much as a step: forget alone, for the thermostat
             watched = self.stop is not None and self.stop.thermostat and "forget" in self.probes
             self._record(state.global_step, self._probe(["forget"] if watched else []))
+        if self.done is not None and self._is_done(self.done):
+            self.progress.state["finished"] = state.global_step
+            control.should_training_stop = True
+
+    @torch.no_grad()
+    def _is_done(self, done: Done) -> bool:
+        """Return the same answer in every process: each computes it, and all must agree."""
+        with in_eval(self.trainer.model_wrapped) as model:
+            answer = torch.tensor(float(done(model)), device=self.trainer.args.device)
+        return self.reduce_mean(answer).item() == 1.0
 
     def _record(self, step: int, found: Mapping[str, tuple[float, float]]) -> None:
         """Log the probed splits' mean (loss, surprise), switch the thermostat, and keep the best weights."""

@@ -118,7 +118,7 @@ def _make_parser(description: str, argv: Sequence[str], cls: type) -> argparse.A
     more = parser.add_argument_group("more settings, as in the YAML file")
     hints, comments = hints_of(cls, type_names()), comments_of(cls)
     for name in sorted(hints, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)):
-        default = DEFAULT_METHOD if name == "method" else default_of(cls, name)
+        default = DEFAULT_METHOD if name == "method" and cls is Recipe else default_of(cls, name)
         section = next(
             (part for part in (hints[name], *get_args(hints[name])) if dataclasses.is_dataclass(part)), None
         )

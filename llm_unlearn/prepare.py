@@ -143,6 +143,12 @@ def _by_ids(recipe: Recipe, rows: list[Row], test: list[Row]) -> tuple[dict[str,
     return splits, f"forget {len(splits['forget'])} rows, retain {len(splits['retain'])} rows", tuple(notes)
 
 
+def in_memory(rows: Splits) -> Prepared:
+    """Return rows that are split and loaded already, checked like those of files."""
+    splits = check({name: list(each) for name, each in rows.items()})
+    return Prepared(splits=splits, holdout="given" if "holdout" in splits else "none")
+
+
 def with_holdout(prepared: Prepared, recipe: Recipe, tokens: Callable[[str], int] | None = None) -> Prepared:
     """Return the rows with a holdout: the given one, or counterfactual rows made from forget where that can be done.
 

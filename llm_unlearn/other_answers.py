@@ -1,0 +1,113 @@
+"""Other labels for rows that must lose theirs, and whether a model has come to say them.
+
+A classifier's row gets one of the other classes, a causal LM's another row's answer (or one that is given).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from llm_unlearn.decisions import Decisions
+from llm_unlearn.errors import DataError
+from llm_unlearn.head import in_eval, unwrapped
+from llm_unlearn.tasks import Example, Row, Task
+
+
+def class_count(model: nn.Module, task: Task, rows: Sequence[Row]) -> int:
+    """Return how many classes a classifier tells apart: its logits, of one row."""
+    device = next(model.parameters()).device
+    batch = {name: column.to(device) for name, column in task.collate(task.encode(rows[:1])).items()}
+    with torch.no_grad(), in_eval(unwrapped(model)) as still:
+        return task.decisions(still, batch, logits=True).logits.shape[-1]
+
+
+def with_other_labels(
+    model: nn.Module, task: Task, rows: Sequence[Row], *, times: int = 1, answer: str | None = None, seed: int = 0
+) -> list[Row]:
+    """Return each row `times` times in a row, each time with a label that is not its own, drawn uniformly from the others.
+
+    A causal LM's other labels are the other rows' responses (each counted once), or `answer` for every row.
+    Raises DataError for rows with several labels, and where there is no other label.
+    """
+    draw = np.random.default_rng(seed)
+    if task.name == "causal_lm":
+        said = sorted({str(row["response"]) for row in rows})
+        return [{**row, "response": _other_answer(said, row, answer, draw)} for row in rows for _ in range(times)]
+    if any(isinstance(row["label"], list) for row in rows):
+        raise DataError(
+            "these rows have several labels each (0 and 1 for every class), and another label is only defined where a row has one: "
+            "give single-label rows, or choose another method."
+        )
+    classes = class_count(model, task, rows)
+    if classes < 2:
+        raise DataError(f"the model tells {classes} classes apart: there is no other label to give.")
+    steps = draw.integers(1, classes, size=(len(rows), times))  # 1 .. C - 1 further on: never the row's own
+    return [
+        {**row, "label": (int(row["label"]) + int(step)) % classes}
+        for row, each in zip(rows, steps, strict=True)
+        for step in each
+    ]
+
+
+def _other_answer(said: Sequence[str], row: Row, answer: str | None, draw: np.random.Generator) -> str:
+    if answer is not None:
+        return answer
+    others = [text for text in said if text != row["response"]]
+    if not others:
+        raise DataError(
+            "every forget row has the same response, so there is no other row's answer to give: say one with method.answer."
+        )
+    return others[int(draw.integers(len(others)))]
+
+
+@torch.no_grad()
+def at_most(
+    model: nn.Module,
+    task: Task,
+    examples: Sequence[Example],
+    allowed: float,
+    *,
+    wrong: bool = False,
+    batch_size: int = 64,
+) -> bool:
+    """Return whether `model`, as it stands, gets at most `allowed` scored decisions right (`wrong`: wrong).
+
+    It looks no further than the first batch that settles it.
+    """
+    device = next(model.parameters()).device
+    found = 0
+    for first in range(0, len(examples), batch_size):
+        batch = task.collate(examples[first : first + batch_size])
+        decisions = task.decisions(model, {name: column.to(device) for name, column in batch.items()}, logits=True)
+        hit = decisions.greedy_hit()
+        found += int(((~hit if wrong else hit) & decisions.scored).sum())
+        if found > allowed:
+            return False
+    return True
+
+
+@torch.no_grad()
+def right_share(model: nn.Module, task: Task, examples: Sequence[Example], *, batch_size: int = 64) -> float:
+    """Return the share of scored decisions that the model, in eval mode, gets right."""
+    device = next(model.parameters()).device
+    right = total = 0
+    with in_eval(unwrapped(model)) as still:
+        for first in range(0, len(examples), batch_size):
+            batch = task.collate(examples[first : first + batch_size])
+            decisions = task.decisions(still, {name: column.to(device) for name, column in batch.items()}, logits=True)
+            right += int((decisions.greedy_hit() & decisions.scored).sum())
+            total += int(decisions.scored.sum())
+    return right / total
+
+
+def pushed_off(decisions: Decisions, margin: float) -> Tensor:
+    """Return how far each example [B] still is from another label: mean of max(0, margin + own logit - best other one).
+
+    Unlike minus cross-entropy it pulls hardest at labels the model is certain of, and not at all at those already lost.
+    """
+    own = decisions.labels[:, None]
+    scores = decisions.logits
+    best = scores.scatter(-1, own, float("-inf")).amax(-1)
+    return decisions.per_example((margin + scores.gather(-1, own)[:, 0] - best).clamp(min=0), "mean", scored_only=True)
