@@ -61,16 +61,12 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Return the figures of a model (with a PEFT adapter where one is given) on rows by split, beside `before` and `gold`.
 
-    `before` defaults to the model without the adapter.
+    `before` defaults to the model without the adapter.  Scores are kept for later calls, found again by what the models,
+    the rows and the settings are (`evaluation={"cache": False}`: not kept).
     """
     recipe = from_values({"forget": "-", "retain": "--", **settings, "model": model})
     task = load_task(recipe, model)
-    rows = Evaluation(
-        task,
-        {name: list(each) for name, each in splits.items()},
-        batch_size=recipe.evaluation.batch_size,
-        **asked_for(recipe),
-    )
+    rows = Evaluation(task, {name: list(each) for name, each in splits.items()}, **asked_for(recipe))
     loaded = load_model(recipe, model)
     if adapter or before:
         other = loaded if before is None else load_model(recipe, before)
