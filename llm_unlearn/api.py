@@ -16,6 +16,7 @@ from llm_unlearn.evaluation import Evaluation, assess
 from llm_unlearn.job import Job, asked_for, evaluation_of, further, token_count
 from llm_unlearn.loading import load_model, load_task
 from llm_unlearn.prepare import prepare, with_holdout
+from llm_unlearn.reading import read_before
 from llm_unlearn.recipe import Recipe, from_values, to_dict
 from llm_unlearn.runfolder import is_main, open_run
 from llm_unlearn.scores import ModelScores
@@ -77,9 +78,10 @@ def evaluate(
     scores = rows.scores("after", after.eval())
     have = {name: rows.kept(name) for name in ("before", "gold")}
     names, others = figures_of(recipe.evaluation.suite, recipe.task), further(recipe, rows)
-    assessment = assess(
-        scores, before=have["before"], gold=have["gold"], metrics=names, seed=recipe.seed, others=others
-    )
+    models: list[Any] = [scores, have["before"], have["gold"]]
+    if have["before"] is not None:
+        models = read_before(recipe, rows, before or model, *models)
+    assessment = assess(models[0], before=models[1], gold=models[2], metrics=names, seed=recipe.seed, others=others)
     return [reports.plain_json(figure.to_json()) for figure in assessment.figures]
 
 

@@ -22,6 +22,7 @@ from llm_unlearn.loading import load_model, load_task, new_model
 from llm_unlearn.lora import attach
 from llm_unlearn.manifest import manifest, peak_memory_bytes, redacted_command, redacted_request, versions
 from llm_unlearn.prepare import Prepared, measured, with_holdout
+from llm_unlearn.reading import read_before
 from llm_unlearn.recipe import SANDBOX, Recipe, to_dict
 from llm_unlearn.run import Run
 from llm_unlearn.runfolder import RunFolder, is_main, on_main
@@ -125,6 +126,7 @@ class Job:
         if self.recipe.merge:
             on_main(lambda: str(hub.save_merged(model, self.task, self.folder.path)))
         gold = self._gold()
+        before, after, gold = read_before(self.recipe, self.evaluation, self.recipe.model, before, after, gold)
         return self._write(place, before, after, gold, changed, change)
 
     def _probe(self) -> list[dict[str, Any]]:

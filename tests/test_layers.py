@@ -39,6 +39,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "passed",
         "processes",
         "evaluation",
+        "reading",
         "suites",
         "figures",
         "verdict",
