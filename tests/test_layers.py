@@ -54,6 +54,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "benchmarks",
         "compare",
         "side_by_side",
+        "shadows",
         "scatter",
         "depth",
         "spans",
