@@ -16,6 +16,7 @@ from llm_unlearn.evaluation import Evaluation, assess
 from llm_unlearn.job import Job, asked_for, evaluation_of, further, token_count
 from llm_unlearn.loading import load_model, load_task
 from llm_unlearn.prepare import in_memory, prepare, with_holdout
+from llm_unlearn.reading import read_before
 from llm_unlearn.recipe import Recipe, from_values, to_dict
 from llm_unlearn.runfolder import is_main, open_run
 from llm_unlearn.scores import ModelScores
@@ -62,16 +63,12 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Return the figures of a model (with a PEFT adapter where one is given) on rows by split, beside `before` and `gold`.
 
-    `before` defaults to the model without the adapter.
+    `before` defaults to the model without the adapter.  Scores are kept for later calls, found again by what the models,
+    the rows and the settings are (`evaluation={"cache": False}`: not kept).
     """
     recipe = from_values({"forget": "-", "retain": "--", **settings, "model": model})
     task = load_task(recipe, model)
-    rows = Evaluation(
-        task,
-        {name: list(each) for name, each in splits.items()},
-        batch_size=recipe.evaluation.batch_size,
-        **asked_for(recipe),
-    )
+    rows = Evaluation(task, {name: list(each) for name, each in splits.items()}, **asked_for(recipe))
     loaded = load_model(recipe, model)
     if adapter or before:
         other = loaded if before is None else load_model(recipe, before)
@@ -82,9 +79,10 @@ def evaluate(
     scores = rows.scores("after", after.eval())
     have = {name: rows.kept(name) for name in ("before", "gold")}
     names, others = figures_of(recipe.evaluation.suite, recipe.task), further(recipe, rows)
-    assessment = assess(
-        scores, before=have["before"], gold=have["gold"], metrics=names, seed=recipe.seed, others=others
-    )
+    models: list[Any] = [scores, have["before"], have["gold"]]
+    if have["before"] is not None:
+        models = read_before(recipe, rows, before or model, *models)
+    assessment = assess(models[0], before=models[1], gold=models[2], metrics=names, seed=recipe.seed, others=others)
     return [reports.plain_json(figure.to_json()) for figure in assessment.figures]
 
 

@@ -253,10 +253,11 @@ LIGHT = {"ink": INK, "faint": FAINT, "grid": GRID, "page": "#ffffff"}
 def attack_curve(curve: Mapping[str, Any], *, dark: bool = False) -> str:
     """Return a figure from 0 to 1 over the steps of an attack: after and gold as lines, before as a dashed level.
 
-    `curve` is one of the `curves` of attacks.json: steps, after, gold (or None), before (or None), figure, setting.
+    `curve` is one of the `curves` of attacks.json: steps, after, gold (or None), before (or None), figure, setting, and
+    after_control and gold_control (or None), thin dotted lines: the same steps on kept rows.
     """
     width, height, tone = 640, 320, DARK if dark else LIGHT
-    x, y = Axis(0.0, max(curve["steps"]), 52, width - 80), Axis(0.0, 1.0, height - 46, 34)
+    x, y = Axis(0.0, max(curve["steps"]), 52, width - 110), Axis(0.0, 1.0, height - 46, 34)
     parts = [box(0, 0, width, height, tone["page"])]
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         parts.append(line(x.start, y(tick), x.end, y(tick), tone["grid"]))
@@ -270,14 +271,17 @@ def attack_curve(curve: Mapping[str, Any], *, dark: bool = False) -> str:
         level = y(curve["before"])
         parts.append(line(x.start, level, x.end, level, MODELS["before"], 1.6, 'stroke-dasharray="5 4"'))
         ends.append((level, "before", MODELS["before"]))
-    for model in ("after", "gold"):
-        if curve[model] is None:
+    for model, key in ((model, model + end) for end in ("", "_control") for model in ("after", "gold")):
+        if curve.get(key) is None:
             continue
-        points = [(x(step), y(value)) for step, value in zip(curve["steps"], curve[model], strict=True)]
+        points = [(x(step), y(value)) for step, value in zip(curve["steps"], curve[key], strict=True)]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{MODELS[model]}" stroke-width="2.2"/>')
-        parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{MODELS[model]}"/>' for a, b in points]
-        ends.append((points[-1][1], model, MODELS[model]))
+        width_of = 'stroke-width="2.2"' if key == model else 'stroke-width="1.5" stroke-dasharray="2 4"'
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{MODELS[model]}" {width_of}/>')
+        parts += [
+            f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{MODELS[model]}"/>' for a, b in points if key == model
+        ]
+        ends.append((points[-1][1], key.replace("_", ", "), MODELS[model]))
     for place, words, colour in _apart(ends, 15):
         parts.append(text(x.end + 8, place + 4, words, anchor="start", colour=colour, more='font-weight="600"'))
     alone = '<g font-family="system-ui, -apple-system, Segoe UI, Roboto, DejaVu Sans, sans-serif">'

@@ -4,8 +4,6 @@ Runs can be compared where they were measured on the same rows, beside the same 
 paths and rows behind keys of their own, so this is told from the figures: the same model on the same rows has the same ones.
 """
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,14 +13,17 @@ from typing import Any
 from llm_unlearn import scatter
 from llm_unlearn.errors import DataError, OutputError, nearest
 from llm_unlearn.files import read_json, write_text
-from llm_unlearn.report import REPORT, SCHEMA, WORDS, number
-from llm_unlearn.side_by_side import every_attack, every_figure
+from llm_unlearn.report import REPORT, SCHEMA, number
+from llm_unlearn.side_by_side import as_csv, attacks_csv, every_attack, every_figure
 from llm_unlearn.verdict import TOLERANCE
 
 ATTACKS = "attacks.json"
 WITH_HOLDOUT = ("mia_", "privleak", "u_lira")  # figures whose n counts the holdout too
 SAME = 1e-3  # how far two measurements of one model on one set of rows may lie apart (another machine, batch or precision)
-FORGET, UTILITY = "extraction_strength@forget", "model_utility"
+AXES = (
+    ("extraction_strength@forget", "model_utility"),
+    ("accuracy@forget", "accuracy@retain"),
+)  # text; of classifiers
 COLUMNS = {  # heading: figure and split
     "accuracy": ("accuracy", "forget"),
     "accuracy held out": ("accuracy", "forget_heldout"),
@@ -119,11 +120,14 @@ def refuse(runs: Sequence[Run]) -> None:
         )
 
 
-def write(folder: Path, runs: Sequence[Run], *, forget: str = FORGET, utility: str = UTILITY) -> list[Path]:
-    """Write comparison.md, comparison.csv and comparison.png and return their paths.
+def write(folder: Path, runs: Sequence[Run], *, forget: str | None = None, utility: str | None = None) -> list[Path]:
+    """Write comparison.md, .csv and .png, and attacks.csv where a run was attacked, and return their paths.
 
-    `forget` and `utility` are the picture's axes, written figure@split or figure.  Raises DataError for one that no run has.
+    `forget` and `utility` are the picture's axes, written figure@split or figure: `axes` without them.  Raises DataError for
+    one that no run has.
     """
+    usual = axes(runs)
+    forget, utility = forget or usual[0], utility or usual[1]
     across, upward = key_of(utility, runs), key_of(forget, runs)
     picture = draw(runs, upward, across)
     try:
@@ -138,7 +142,16 @@ def write(folder: Path, runs: Sequence[Run], *, forget: str = FORGET, utility: s
     beside = paths[2].with_name(".comparison.part.png")
     picture.save(beside, format="PNG", optimize=True)
     beside.replace(paths[2])
+    if attacks := attacks_csv(runs):
+        paths.append(folder / "attacks.csv")
+        write_text(paths[3], attacks)
     return paths
+
+
+def axes(runs: Sequence[Run]) -> tuple[str, str]:
+    """Return what is drawn upward and across where nothing is asked for: of classifiers accuracies, they predict no words."""
+    known = {key for run in runs for key in run.figures if run.value("after", key) is not None}
+    return AXES[1] if ("accuracy", "forget") in known else AXES[0]
 
 
 def key_of(text: str, runs: Sequence[Run]) -> Key:
@@ -191,24 +204,6 @@ def markdown(runs: Sequence[Run]) -> str:
         text += f"\n\n## Every attack\n\nWithout it → under it.\n\n{attacks}"
     forced = [f"{run.name} ({'; '.join(run.differs)})" for run in runs if run.differs]
     return text + (f"\n\nNot comparable, shown by force: {', '.join(forced)}." if forced else "")
-
-
-def as_csv(runs: Sequence[Run]) -> str:
-    """Return a line a run, every figure with all its digits, an empty cell where it was not measured."""
-    keys = sorted({key for run in runs for key in run.figures}, key=lambda key: (key[0], key[1] or ""))
-    out = io.StringIO()
-    lines = csv.writer(out, lineterminator="\n")
-    names = [f"{name}@{split}" if split else name for name, split in keys]
-    lines.writerow(["run", "model", "method", "seed", "forgot", "utility_kept", "comparable", "seconds", *names])
-    for model in ("before", "gold"):
-        values = [runs[0].value(model, key) for key in keys]
-        if any(value is not None for value in values):
-            lines.writerow([runs[0].name, model, "", "", "", "", "yes", "", *values])
-    for run in runs:
-        said = [WORDS[run.report["verdict"][key]] for key in ("forgot", "utility_kept")]
-        told = [run.report["seed"], *said, "no" if run.differs else "yes", run.report["seconds"].get("unlearn")]
-        lines.writerow([run.name, "after", run.method, *told, *(run.value("after", key) for key in keys)])
-    return out.getvalue()
 
 
 def draw(runs: Sequence[Run], forget: Key, utility: Key) -> Any:

@@ -58,6 +58,7 @@ class Evaluation:
         self.task, self.splits, self.options = task, splits, Options(**options)
         self.folder = None if cache is None else Path(cache)
         self._cache: dict[str, dict[str, Scores]] = {}
+        self._digests: dict[str, str] = {}
 
     def put(self, name: str, scores: ModelScores) -> None:
         """Keep scores that were measured earlier (`Scores.from_json`) as those of model `name`."""
@@ -67,15 +68,24 @@ class Evaluation:
         """Return the scores kept under `name`, or None where that model was not measured."""
         return self._cache.get(name)
 
-    def scores(self, name: str, model: nn.Module) -> dict[str, Scores]:
-        """Return the scores of `model`, measured once and kept under `name` ("before", "after", "gold")."""
+    def scores(self, name: str, model: nn.Module, *, keep: bool = True) -> dict[str, Scores]:
+        """Return the scores of `model`, measured once and kept under `name` ("before", "after", "gold").
+
+        Without `keep` they don't go into the folder of the cache: for models that no other run will meet.
+        """
         kept = self._cache.setdefault(name, {})
         missing = {name: rows for name, rows in self.splits.items() if self._lacks(kept.get(name))}
-        if self.folder is None:
+        if self.folder is None or not keep:
             kept.update(_measure(model, self.task, missing, self.options, name))
         else:
             kept.update(self._cached(self.folder, name, model, missing))
         return {split: kept[split] for split in self.splits if split in kept}
+
+    def digest(self, name: str, model: nn.Module) -> str:
+        """Return what tells `model` from any other, worked out once for each name."""
+        if name not in self._digests:
+            self._digests[name] = cache.of_model(model)
+        return self._digests[name]
 
     def _lacks(self, kept: Scores | None) -> bool:
         """Whether a split is still to be measured; hidden states are not always stored."""
@@ -85,7 +95,7 @@ class Evaluation:
         self, folder: Path, name: str, model: nn.Module, splits: Mapping[str, Sequence[Row]]
     ) -> dict[str, Scores]:
         """Return the scores from the cache, those that are not in it measured and put there."""
-        digest, out = cache.of_model(model), {}
+        digest, out = self.digest(name, model), {}
         for split, rows in splits.items():
             if not len(rows):
                 continue
@@ -96,8 +106,8 @@ class Evaluation:
             if self._lacks(found := cache.get(path)):
                 fresh = _measure(model, self.task, {split: rows}, self.options, name)[split]
                 cache.put(path, fresh)
-                found = cache.get(path)
-                found = found and (found if found.hidden else replace(found, hidden=fresh.hidden))
+                found = cache.get(path) or fresh  # as it was stored, so that a second run has the same numbers
+                found = found if found.hidden else replace(found, hidden=fresh.hidden)
             if found is not None:
                 out[split] = found
         return out

@@ -29,12 +29,15 @@ ACROSS = (  # no means over rows, so not taken apart by kind
     "mia_zlib",
     "model_utility",
     "overall",
+    "perplexity",
     "privleak",
     "u_lira",
 )
-JUDGED = ("exact_answer", "exact_memorisation", "extraction_strength", "mia_loss")
+JUDGED = ("extraction_strength", "mia_loss", "exact_memorisation", "exact_answer")
 JUDGED_CLASSES = ("accuracy", "mia_loss")  # of classifiers
-Others = Mapping[str, Any] | None  # further models by name, for the figures that take them: "random", "shadows"
+Others = (
+    Mapping[str, Any] | None
+)  # further models by name, for the figures that take them: "random", "shadows", "second_gold"
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def _figure(
         gap=mine.value - theirs.value if mine and theirs else None,
         interval=interval,
         n=mine.n if mine else 0,
-        target="high" if split in RETAIN_TYPE and module.TARGET != "low" else module.TARGET,
+        target=getattr(module, "KEPT", "high") if split in RETAIN_TYPE and module.TARGET != "low" else module.TARGET,
         detail=mine.detail if mine else f"not measured: needs {module.NEEDS}",
         gap_interval=gap_interval,
     )
@@ -248,6 +251,7 @@ def assess(
     `golds` are further golds: how far they lie apart is chance.  `others` are further models for the figures that take them.
     """
     unknown = unknown_to(before)
+    others = {**(others or {}), **({"second_gold": golds[0]} if golds else {})}
     everything = figures(after, before=before, gold=gold, metrics=metrics, seed=seed, others=others)
     names = JUDGED_CLASSES if classifies(after) else JUDGED
     judged = [figure for figure in everything if figure.name in names]

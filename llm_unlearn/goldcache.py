@@ -28,7 +28,12 @@ def folder(given: str | None) -> Path:
     """Return where golds are kept: the given folder, else `golds` in LLM_UNLEARN_CACHE or ~/.cache/llm_unlearn."""
     if given is not None:
         return Path(given).expanduser()
-    return Path(os.environ.get(VARIABLE) or Path.home() / ".cache" / "llm_unlearn") / "golds"
+    return home() / "golds"
+
+
+def home() -> Path:
+    """Return the folder of everything that is kept for later runs: LLM_UNLEARN_CACHE or ~/.cache/llm_unlearn."""
+    return Path(os.environ.get(VARIABLE) or Path.home() / ".cache" / "llm_unlearn").expanduser()
 
 
 def key(origin: str, rows: Sequence[Row], schedule: Schedule, seed: int, extra: Mapping[str, Any]) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from transformers.trainer_utils import set_seed
 
-from llm_unlearn import guard, hub, plots
+from llm_unlearn import cache, guard, hub, plots
 from llm_unlearn import report as reports
 from llm_unlearn.data.mnemonic import FILE, Codes
 from llm_unlearn.errors import NothingChanged
@@ -23,6 +23,7 @@ from llm_unlearn.loading import PEFT_TASKS, embedded_origin, load_adapted, load_
 from llm_unlearn.lora import attach
 from llm_unlearn.manifest import manifest, peak_memory_bytes, redacted_command, redacted_request, versions
 from llm_unlearn.prepare import Prepared, measured, with_holdout
+from llm_unlearn.reading import read_before
 from llm_unlearn.recipe import SANDBOX, Recipe, to_dict
 from llm_unlearn.run import Run
 from llm_unlearn.runfolder import RunFolder, is_main, on_main
@@ -53,14 +54,14 @@ class Clock:
 def evaluation_of(task: Task, prepared: Prepared, recipe: Recipe) -> Evaluation:
     """Return what measures a recipe's models; which rows are measured does not depend on the run's seed."""
     rows = measured(prepared.splits, recipe.evaluation.rows, seed=0)
-    how = recipe.evaluation
-    return Evaluation(task, rows, batch_size=how.batch_size, **asked_for(recipe), progress=is_main())
+    return Evaluation(task, rows, **asked_for(recipe), progress=is_main())
 
 
 def asked_for(recipe: Recipe) -> dict[str, Any]:
-    """Return what the suite's figures need beside the one pass."""
-    suite = recipe.evaluation.suite
-    return {"grad_norm": needs_gradients(suite), "activations": needs_activations(suite, recipe.task)}
+    """Return how the recipe's models are measured: what its figures need beside the one pass, and where scores are kept."""
+    how = recipe.evaluation
+    needs = {"grad_norm": needs_gradients(how.suite), "activations": needs_activations(how.suite, recipe.task)}
+    return {**needs, "batch_size": how.batch_size, "cache": cache.folder() if how.cache else None}
 
 
 def further(recipe: Recipe, evaluation: Evaluation) -> dict[str, ModelScores]:
@@ -126,6 +127,7 @@ class Job:
         if self.recipe.merge:
             on_main(lambda: str(hub.save_merged(model, self.task, self.folder.path)))
         gold = self._gold()
+        before, after, gold = read_before(self.recipe, self.evaluation, self.recipe.model, before, after, gold)
         return self._write(place, before, after, gold, changed, change)
 
     def _probe(self) -> list[dict[str, Any]]:
@@ -133,15 +135,18 @@ class Job:
 
     def _scores(self, name: str, model: nn.Module) -> ModelScores:
         """Return a model's scores, kept in the private folder so that a resumed run does not measure twice."""
+        if name == "after":
+            with self.clock.time(name):
+                return self.evaluation.scores(name, model, keep=False)
         kept = self.folder.private / f"{SCORES}_{name}.json"
-        if name != "after" and (content := read_json(kept)) is not None:
+        digest = self.evaluation.digest(name, model)
+        if (content := read_json(kept)) is not None and content.get("model") == digest:
             self.evaluation.put(name, {split: Scores.from_json(each) for split, each in content["splits"].items()})
         with self.clock.time(name):
             scores = self.evaluation.scores(name, model)
-        if name != "after" and is_main():
-            write_json(
-                kept, {"splits": {split: each.to_json(text=True) for split, each in scores.items()}}, mode=0o600
-            )
+        if is_main():
+            splits = {split: each.to_json(text=True) for split, each in scores.items()}
+            write_json(kept, {"model": digest, "splits": splits}, mode=0o600)
         return scores
 
     def _unlearned(self, model: nn.Module) -> tuple[Path, nn.Module]:

@@ -16,15 +16,7 @@ SCHEMA = 1
 REPORT = "report.json"
 HOLDOUTS = ("given", "synthetic", "none")
 COLUMNS = ("figure", "split", "before", "after", "gold", "gap", "n")
-ORDER = (
-    "accuracy",
-    "exact_answer",
-    "extraction_strength",
-    "exact_memorisation",
-    "probability",
-    "truth_ratio",
-    "rouge_l_recall",
-)
+ORDER = ("accuracy", *QUICK)  # most telling first
 WORDS = {True: "yes", False: "no", None: "cannot tell"}
 UNKNOWN = "before did not know"
 ON_SCREEN = (*QUICK, *CLASSES_QUICK, "zrf", "overall")

@@ -16,7 +16,7 @@ CAUSAL = ("causal_lm",)  # the tasks that a figure is defined for
 CLASSIFIERS = ("sequence_classifier", "image_classifier")
 DIGITS = 8  # significant ones that are stored of a number by token; fp32 has 7
 OF_TOKENS = ("log_prob_means", "log_prob_deviations")
-OF_ROWS = ("zlib_bytes", "grad_norm")
+OF_ROWS = ("zlib_bytes", "grad_norm", "generated_loss")
 OF_CLASSIFIERS = ("probabilities", "hidden")
 SMALL = 2**18  # numbers of hidden states that a file may hold for a split, some 3 MB; more are not stored
 
@@ -53,6 +53,9 @@ class Scores:
         None  # [B] length of the zlib-compressed response in UTF-8; None where rows have no text
     )
     grad_norm: Floats | None = None  # [B] norm of the loss's gradient, by the parameters of `gradients.last_block`
+    generated_loss: Floats | None = (
+        None  # [B] mean loss of the greedy answer under the model before; NaN where it is empty
+    )
     probabilities: tuple[Floats, ...] | None = (
         None  # [C] a row, of a classifier: sum 1, or one each with several labels
     )
@@ -104,6 +107,7 @@ class Scores:
                 else [float(v) for v in self.log_prob_deviations[i]],
                 "zlib_bytes": None if self.zlib_bytes is None else _number(self.zlib_bytes[i]),
                 "grad_norm": None if self.grad_norm is None else _number(self.grad_norm[i]),
+                "generated_loss": None if self.generated_loss is None else _number(self.generated_loss[i]),
                 "probabilities": None if self.probabilities is None else [float(v) for v in self.probabilities[i]],
                 "classes": None if self.classes is None else list(self.classes[i]),
                 "multi_label": self.multi_label,

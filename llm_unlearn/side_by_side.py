@@ -1,9 +1,11 @@
-"""Whole tables over many runs: every figure, and every attack, a column a method."""
+"""Whole tables over many runs: every figure, and every attack, a column a method; and the same run by run for a spreadsheet."""
 
+import csv
+import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llm_unlearn.report import number, ordered
+from llm_unlearn.report import WORDS, number, ordered
 
 if TYPE_CHECKING:
     from llm_unlearn.compare import Run
@@ -14,12 +16,17 @@ Spread = Callable[[Values], str]
 
 def every_figure(groups: Mapping[str, Sequence["Run"]], spread: Spread) -> str:
     """Return a line a figure and split: before, each method's mean over its runs, gold, n; in Markdown."""
-    first = next(iter(groups.values()))[0]
+    runs = [run for members in groups.values() for run in members]
+    measured = {
+        key: figure for run in reversed(runs) for key, figure in run.figures.items() if figure["after"] is not None
+    }
     lines = []
-    for figure in ordered(first.report["figures"]):
+    for figure in ordered(
+        list(measured.values())
+    ):  # whatever any run has; the rows' number is the first one's that has it
         key = figure["name"], figure["split"]
-        after = [spread([run.value("after", key) for run in runs]) for runs in groups.values()]
-        ends = [number(first.value(model, key)) for model in ("before", "gold")]
+        after = [spread([run.value("after", key) for run in members]) for members in groups.values()]
+        ends = [number(figure[model]) for model in ("before", "gold")]
         lines.append([key[0], key[1] or "all", ends[0], *after, ends[1], str(figure["n"])])
     return _markdown(["figure", "split", "before", *groups, "gold", "n"], lines, left=2)
 
@@ -41,6 +48,39 @@ def every_attack(groups: Mapping[str, Sequence["Run"]], spread: Spread) -> str:
         gold = _move(every[:1], "gold_before_attack", "gold", spread)
         table.append([*key, *cells, gold, str(every[0]["n"])])
     return _markdown(["attack", "setting", "figure", *found, "gold", "n"], table, left=3) if table else ""
+
+
+def as_csv(runs: Sequence["Run"]) -> str:
+    """Return a line a run, every figure with all its digits, an empty cell where it was not measured."""
+    keys = sorted({key for run in runs for key in run.figures}, key=lambda key: (key[0], key[1] or ""))
+    out = io.StringIO()
+    lines = csv.writer(out, lineterminator="\n")
+    names = [f"{name}@{split}" if split else name for name, split in keys]
+    lines.writerow(["run", "model", "method", "seed", "forgot", "utility_kept", "comparable", "seconds", *names])
+    for model in ("before", "gold"):
+        values = [runs[0].value(model, key) for key in keys]
+        if any(value is not None for value in values):
+            lines.writerow([runs[0].name, model, "", "", "", "", "yes", "", *values])
+    for run in runs:
+        said = [WORDS[run.report["verdict"][key]] for key in ("forgot", "utility_kept")]
+        told = [run.report["seed"], *said, "no" if run.differs else "yes", run.report["seconds"].get("unlearn")]
+        lines.writerow([run.name, "after", run.method, *told, *(run.value("after", key) for key in keys)])
+    return out.getvalue()
+
+
+def attacks_csv(runs: Sequence["Run"]) -> str:
+    """Return a line a run, attack, setting and figure with all its digits; "" where no run was attacked."""
+    lines = [
+        {"run": run.name, "method": run.method, "seed": run.report["seed"], **line}
+        for run in runs
+        for line in (run.attacks or {}).get("figures", ())
+    ]
+    out = io.StringIO()
+    names = list(dict.fromkeys(name for line in lines for name in line if name not in ("interval", "detail")))
+    writer = csv.DictWriter(out, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue() if lines else ""
 
 
 def _key(line: Mapping[str, Any]) -> tuple[str, str, str]:

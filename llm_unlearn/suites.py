@@ -5,16 +5,16 @@ from types import MappingProxyType
 
 from llm_unlearn.scores import CLASSIFIERS
 
-QUICK = (
-    "exact_answer",
-    "exact_memorisation",
+QUICK = (  # forget figures by what `eval/meta.py` found of them (faithfulness and robustness, table in eval/README.md), best first
     "extraction_strength",
-    "forget_quality",
     "mia_loss",
-    "model_utility",
     "probability",
+    "exact_memorisation",
     "rouge_l_recall",
+    "exact_answer",
     "truth_ratio",
+    "forget_quality",
+    "model_utility",  # about what is kept: not in that table
 )
 STANDARD = (  # everything from the one forward pass and the generation
     *QUICK,
@@ -31,7 +31,7 @@ STANDARD = (  # everything from the one forward pass and the generation
     "rouge_l_f1",
     "truth_knowledge",
 )
-FULL = (*STANDARD, "mia_grad_norm")  # and a backward pass a row
+FULL = (*STANDARD, "mia_grad_norm", "perplexity")  # and a backward pass a row, and a second reader of the answers
 SUITES: Mapping[str, tuple[str, ...]] = MappingProxyType({"quick": QUICK, "standard": STANDARD, "full": FULL})
 DEFAULT = "standard"
 CLASSES_QUICK = ("accuracy", "js_divergence", "mia_entropy", "mia_loss")  # of classifiers, where no word is predicted
@@ -50,6 +50,11 @@ def figures_of(suite: str, task: str) -> tuple[str, ...]:
 def needs_gradients(suite: str) -> bool:
     """Return whether a suite's figures need each row's gradient norm."""
     return "mia_grad_norm" in SUITES[suite]
+
+
+def needs_reading(suite: str, task: str) -> bool:
+    """Return whether a suite's figures need the greedy answers read by the model before."""
+    return "perplexity" in figures_of(suite, task)
 
 
 def needs_activations(suite: str, task: str) -> bool:

@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,20 @@ from llm_unlearn.strength import Probe
 from llm_unlearn.tasks import CausalLM, Decisions, ImageClassifier, Row, SequenceClassifier, Task
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_cache_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a run keeps for later ones goes to a folder of this session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLM_UNLEARN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept_from_other_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that counts or changes what is measured must not find what another one kept."""
+    monkeypatch.setenv("LLM_UNLEARN_CACHE", str(tmp_path.with_name(f"{tmp_path.name}-cache")))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -29,7 +29,7 @@ from llm_unlearn.settings import build
 from llm_unlearn.tasks import Row
 
 WORDINGS = ("Where does {} live?", "Tell me where {} lives.", "{} lives where?")
-QUICK = Relearn(passes=8.0, batch=6, learning_rate=3e-3, points=3)
+QUICK = Relearn(passes=8.0, batch=6, learning_rate=3e-3, points=3, control="none")
 
 
 def told(rows: list[Row]) -> list[Row]:
@@ -204,6 +204,28 @@ def test_relearning_finds_what_was_hidden_and_not_what_was_never_known(
         assert all(torch.equal(weight, kept[name][key]) for key, weight in model.named_parameters())
 
 
+def test_the_control_trains_as_many_steps_on_kept_rows(attacked: Callable[..., Attacked], tmp_path: Path) -> None:
+    """What rises with forget rows alone was hidden; the same steps on retain rows bring back little here."""
+    seen = attacked()
+    result = robustness.run(seen, {"relearn": dataclasses.replace(QUICK, control="retain")})
+    lines = {(line["attack"], line["figure"]): line for line in result["figures"]}
+    line, control = (lines[name, "extraction_strength"] for name in ("relearn", "relearn_control"))
+    assert control["setting"].startswith(f"{result['curves'][0]['steps'][-1]} steps on retain,")
+    assert control["n"] == line["n"]
+    assert control["after_before_attack"] == line["after_before_attack"], "the same rows of the same model"
+    assert line["recovery_after"] > control["recovery_after"] + 0.1
+    assert control["recovery_gold"] is not None and control["interval"] is not None
+    curve = result["curves"][0]
+    assert curve["after_control"][-1] == pytest.approx(control["after"]) and len(curve["gold_control"]) == 3
+    assert curve["after_control"][0] == curve["after"][0]
+    assert any("by the control" in note for note in result["notes"])
+    robustness.write(result, [tmp_path / "out"])
+    assert (tmp_path / "out" / "relearn.svg").read_text().count("<polyline") == 4
+    without = dataclasses.replace(QUICK, control="general").run(seen)
+    assert any("control was not measured: there are no general rows" in note for note in without.notes)
+    assert not any(line.attack == "relearn_control" for line in without.figures)
+
+
 def test_relearning_repeats_by_seed(attacked: Callable[..., Attacked]) -> None:
     attack = Relearn(passes=1.0, batch=6, learning_rate=3e-3, points=2)
 
@@ -211,7 +233,7 @@ def test_relearning_repeats_by_seed(attacked: Callable[..., Attacked]) -> None:
         seen = attacked("after", seed=seed)
         torch.manual_seed(state)
         rows = told(facts(0, 6))
-        result = attack._relearn(seen, "after", seed, rows[:12], rows[12:], rows[:12])
+        result = attack._relearn(seen, "after", seed, rows[:12], rows[12:], rows[:12], steps=2)
         return np.concatenate(list(result.points.values())[-1].log_probs)
 
     assert np.array_equal(learned(0, 1), learned(0, 2))
@@ -219,7 +241,7 @@ def test_relearning_repeats_by_seed(attacked: Callable[..., Attacked]) -> None:
 
 
 def test_relearning_all_weights_and_several_seeds(attacked: Callable[..., Attacked]) -> None:
-    attack = Relearn(full=True, passes=1.0, batch=6, learning_rate=1e-4, points=2, seeds=2)
+    attack = Relearn(full=True, passes=1.0, batch=6, learning_rate=1e-4, points=2, seeds=2, control="none")
     seen = attack.run(attacked("after", "gold"))
     settings = [figure.setting for figure in seen.figures]
     assert len(settings) == 6 and len(seen.curves) == 4 and "all weights" in settings[0]
@@ -381,6 +403,7 @@ def test_options_come_from_the_command_line() -> None:
         (lambda: Prune(shares=(1.0,)), "between 0 and 1"),
         (lambda: Quantise(schemes=("int9",)), "unknown scheme"),
         (lambda: Relearn(points=1), "at least 2"),
+        (lambda: Relearn(control="forget"), "no split of kept rows"),
         (lambda: Sampling(temperature=0.0), "above 0"),
     ],
 )
@@ -414,8 +437,9 @@ def test_a_classifier_is_attacked_too(sentences: Bench, tmp_path: Path) -> None:
         lambda name: copy.deepcopy(sentences.target), ["after"], sentences.task, sentences.splits, folder=tmp_path
     )
     chosen = {"prune": Prune(shares=(0.2,)), "relearn": Relearn(batch=6, points=2), "sampling": Sampling()}
+    names = {"prune", "relearn", "relearn_control"}
     result = robustness.run(seen, chosen)
-    assert {figure["attack"] for figure in result["figures"]} == {"prune", "relearn"}
+    assert {figure["attack"] for figure in result["figures"]} == names
     assert any(note.startswith("sampling: left out") for note in result["notes"])
 
 

@@ -165,6 +165,34 @@ def test_the_command_loads_no_model(three: list[str], tmp_path: Path) -> None:
     ]
 
 
+def test_classifiers_are_drawn_by_their_accuracies(three: list[str], tmp_path: Path) -> None:
+    """They predict no words: without --forget and --utility the picture is kept accuracy against forgotten."""
+    folders = []
+    for name, (forget, retain) in {"a": (0.3, 0.9), "b": (0.5, 0.8)}.items():
+        content = report(0.0, 0.0) | {"request": {"task": "sequence_classifier"}}
+        content["figures"] = [
+            figure("accuracy", "forget", 1.0, forget, 0.35),
+            figure("accuracy", "retain", 1.0, retain, 0.95),
+        ]
+        folders.append(put(tmp_path / name, content))
+    runs, _ = compare.read(folders)
+    assert compare.axes(runs) == ("accuracy@forget", "accuracy@retain")
+    paths = compare.write(tmp_path / "out", runs)
+    text = paths[0].read_text()
+    assert "accuracy@forget against accuracy@retain" in text and "Not in the picture" not in text
+    assert "| npo | 0 0 | 2/2 | 2/2 | 0.400 ± 0.141 | 0.850 ± 0.071 |" in text
+    assert compare.axes(compare.read(three)[0]) == ("extraction_strength@forget", "model_utility")
+    with pytest.raises(DataError, match="no run has measured model_utility"):
+        compare.write(tmp_path / "out", runs, utility="model_utility")
+
+
+def test_a_figure_that_only_a_later_run_has_is_in_the_table(tmp_path: Path) -> None:
+    more = report(0.3, 0.7, method="kl")
+    more["figures"].append(figure("perplexity", "forget", 1.0, 3.5, 3.0, n=39))
+    runs, _ = compare.read([put(tmp_path / "a", report(0.2, 0.7)), put(tmp_path / "b", more)])
+    assert "| perplexity | forget | 1.000 | - | 3.500 | 3.000 | 39 |" in compare.markdown(runs)
+
+
 def test_every_figure_and_every_attack_have_a_line(tmp_path: Path) -> None:
     one, two = (Path(put(tmp_path / name, report(0.2, 0.7, seed=seed))) for seed, name in enumerate(("a", "b")))
     line = {"attack": "relearn", "setting": "1 epoch", "figure": "extraction_strength", "n": 80}
@@ -172,6 +200,12 @@ def test_every_figure_and_every_attack_have_a_line(tmp_path: Path) -> None:
     (one / "attacks.json").write_text(json.dumps({"figures": [line]}))
     (two / "attacks.json").write_text(json.dumps({"figures": [{**line, "after": 0.5}]}))
     runs, _ = compare.read([str(one), str(two)])
+    lines = list(csv.DictReader(compare.attacks_csv(runs).splitlines()))
+    assert [(line["run"], line["attack"], line["after"]) for line in lines] == [
+        ("a", "relearn", "0.7"),
+        ("b", "relearn", "0.5"),
+    ]
+    assert [path.name for path in compare.write(tmp_path / "out", runs)][3:] == ["attacks.csv"]
     text = compare.markdown(runs)
     assert "| relearn | 1 epoch | extraction_strength | 0.100 ± 0.000 → 0.600 ± 0.141 | 0.100 → 0.300 | 80 |" in text
     measured = {

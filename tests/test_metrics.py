@@ -53,6 +53,7 @@ def made_up(split: str, *, knows: float, n: int = 40, seed: int = 0, facts_of: i
         "generated": tuple(f"town number {i}" if i < knows * n else "no no no idea" for i in range(n)),
         "zlib_bytes": draw.integers(9, 30, n).astype(float),
         "grad_norm": np.where(np.arange(n) < knows * n, 0.1, 3.0) + draw.uniform(0, 1, n),
+        "generated_loss": np.where(np.arange(n) < knows * n, 0.1, 2.0) + np.arange(n) / (10 * n),
     }
     values |= changes
     moments = {  # a model's own mean is below what it says and above what it does not

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from llm_unlearn.decisions import Decisions
 from llm_unlearn.errors import TaskError
 from llm_unlearn.evaluation import measure
-from llm_unlearn.figures import ACROSS, figures
+from llm_unlearn.figures import ACROSS, assess, figures
 from llm_unlearn.gradients import gradient_norm, last_block
 from llm_unlearn.metrics import available, defined_for, find
 from llm_unlearn.metrics.mia_min_k import mia_min_k
@@ -130,6 +130,12 @@ def test_reference_by_hand() -> None:
     assert value("mia_reference", same, gold=None) is None
     others = {split: replace(rows, ids=tuple(f"x{i}" for i in rows.ids)) for split, rows in gold.items()}
     assert value("mia_reference", same, gold=others) is None, "gold was measured on other rows"
+    second = model(knows=0, seed=1)
+    own = value("mia_reference", gold, gold=gold, second_gold=second)
+    assert own == value("mia_reference", gold, gold=second), "gold itself is held against the second gold"
+    line = assess(model(knows=1), gold=gold, golds=[second], metrics=["mia_reference"]).figures[0]
+    assert line.gold == own and line.gap == pytest.approx(line.after - own)  # type: ignore[operator]
+    assert assess(model(knows=1), gold=gold, metrics=["mia_reference"]).figures[0].gap is None
 
 
 # ------------------------------------------------------------------------------------------------ against slow loops

@@ -2,22 +2,29 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
+from conftest import Bench
 from test_metrics import made_up, model
 
-from llm_unlearn import metrics
+from llm_unlearn import metrics, report
 from llm_unlearn.errors import RecipeError
+from llm_unlearn.evaluation import measure
 from llm_unlearn.figures import JUDGED, JUDGED_CLASSES, assess, figures
+from llm_unlearn.held_out import FIGURES, TEACHER_FORCED
+from llm_unlearn.held_out.report import FIRST
 from llm_unlearn.metrics.appearance_rate import appearance_rate
 from llm_unlearn.metrics.fluency import fluency
 from llm_unlearn.metrics.normalised_probability import normalised_probability
 from llm_unlearn.metrics.overall import overall
+from llm_unlearn.metrics.perplexity import perplexity
 from llm_unlearn.metrics.rouge_l_f1 import rouge_l_f1
 from llm_unlearn.metrics.truth_knowledge import truth_knowledge
 from llm_unlearn.options import parse
+from llm_unlearn.reading import read_by
 from llm_unlearn.recipe import Evaluation
 from llm_unlearn.scores import CAUSAL, CLASSIFIERS, Scores
 from llm_unlearn.settings import hints_of
@@ -75,6 +82,31 @@ def test_fluency_by_hand() -> None:
     )
     silent = made_up("forget", knows=1, n=3, generated=("", " ", ""))
     assert metrics.find("fluency").score({"forget": silent}, "forget") is None
+
+
+def test_perplexity_by_hand(language: Bench) -> None:
+    """Losses 1 and 3: exp 2; an empty answer has none.  A reader gives an answer the loss of a row with that response."""
+    assert perplexity([1.0, 3.0, np.nan]) == pytest.approx(math.e**2) and perplexity([np.nan]) is None
+    rows = {"forget": made_up("forget", knows=1, n=3, generated_loss=np.array([1.0, 3.0, np.nan]))}
+    score = metrics.find("perplexity").score(rows, "forget")
+    assert score is not None and (score.value, score.n) == (pytest.approx(math.e**2), 2)
+    assert score.detail == "1 empty answers left out"
+    assert metrics.find("perplexity").interval(rows, "forget", seed=0) == pytest.approx((math.e, math.e**3))  # type: ignore[attr-defined]
+    retain = figures({"retain": made_up("retain", knows=1)}, metrics=["perplexity"])[0]
+    assert retain.target == "low"
+    splits = {"forget": language.splits["forget"][:3], "holdout": language.splits["holdout"]}
+    scores = measure(language.origin, language.task, splits, generate_on=(), progress=False)
+    said = ("Quillmere", "", "glazier " * 200)
+    scores["forget"] = replace(scores["forget"], generated=said)
+    found = read_by(language.target, language.task, splits, scores, progress=False)
+    asked = [{**splits["forget"][0], "response": "Quillmere"}]
+    alone = measure(language.target, language.task, {"forget": asked}, generate_on=(), progress=False)["forget"].losses
+    losses = found["forget"].generated_loss
+    assert losses is not None and losses[0] == pytest.approx(alone[0], abs=1e-5)
+    assert np.isnan(losses[1:]).all(), "one is empty, one is longer than the context"
+    assert found["holdout"] is scores["holdout"]
+    stored = Scores.from_json(found["forget"].to_json(text=True)).generated_loss
+    np.testing.assert_array_equal(stored, losses)
 
 
 @pytest.mark.parametrize("name", ["rouge_l_f1", "appearance_rate", "fluency"])
@@ -193,6 +225,23 @@ def test_suites_name_every_figure_and_each_holds_the_smaller_one() -> None:
     assert len(FULL) == len(set(FULL)) and set(JUDGED) <= set(QUICK)
     assert get_args(hints_of(Evaluation)["suite"]) == tuple(SUITES) and Evaluation().suite == DEFAULT
     assert [needs_gradients(suite) for suite in SUITES] == [False, False, True]
+
+
+def test_the_quick_suite_shows_first_what_the_meta_evaluation_found_best() -> None:
+    """The order is the table's in eval/README.md: a figure's best line there, by faithfulness and robustness together."""
+    text = (Path(__file__).parents[1] / "eval" / "README.md").read_text(encoding="utf-8")
+    lines = text.split("| figure | faithfulness |")[1].splitlines()[2:]
+    merit: dict[str, float] = {}
+    for line in lines:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) != 10:
+            break
+        name = cells[0].split()[0]
+        merit[name] = max(merit.get(name, 0.0), float(cells[8]))
+    ranked = sorted((name for name in QUICK if name in merit), key=lambda name: -merit[name])
+    assert len(ranked) == len(QUICK) - 1 and list(QUICK) == [*ranked, "model_utility"]
+    assert report.ORDER[1:] == QUICK and FIGURES == tuple(name for name in QUICK if name in FIGURES)
+    assert TEACHER_FORCED[0] == FIRST[0] == QUICK[0]
 
 
 def test_classifiers_have_suites_of_their_own_and_no_figure_is_in_one_it_is_not_defined_for() -> None:

@@ -97,7 +97,7 @@ def test_the_table_lines_up(full: dict[str, Any]) -> None:
     assert len(rows) == len(on_screen) + 1 < len(full["figures"])
     assert f"{len(report.ordered(full['figures'])) - len(on_screen)} more lines" in "\n".join(lines)
     assert len({tuple(i for i, sign in enumerate(row) if sign == "|") for row in rows}) == 1, "bars below bars"
-    assert rows[1].startswith("exact_answer") and "| forget " in rows[1]
+    assert rows[1].startswith("extraction_strength") and "| forget " in rows[1]
     assert any(re.match(r"forgot: +yes", line) for line in lines)
     assert any(line.startswith("  - forgot: ") for line in lines)
     assert report.markdown_table(full).splitlines()[0] == "| figure | split | before | after | gold | gap | n |"

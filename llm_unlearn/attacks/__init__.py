@@ -69,6 +69,8 @@ class Curve:
     after: list[float]
     gold: list[float] | None
     before: float | None  # the level of the model before unlearning on these rows
+    after_control: list[float] | None = None  # the same steps on rows that are kept
+    gold_control: list[float] | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 What comes back without being trained was hidden, not removed.  The halves are split by fact (or subject), so that no other
 wording of a measured fact is trained; rows that chain facts (two hops) are in neither half, for they tell two facts.  Gold
 learns the format and the guessable part of an answer in the same way: the difference is what counts.
-The learning rate is constant.  Sources: Hu et al., 2024, arXiv:2406.13356; Lynch et al., 2024, arXiv:2402.16835.
+The control trains the same number of steps on rows that are kept: what comes back there too needs no forget row, any further
+training brings it.  The learning rate is constant.  Sources: Hu et al., 2024, arXiv:2406.13356; Lynch et al., 2024, arXiv:2402.16835.
 """
 
 import math
@@ -23,10 +24,12 @@ from llm_unlearn.fit import Batches, Module, Progress, Schedule, Terms, fit
 from llm_unlearn.lora import Lora, attach
 from llm_unlearn.run import Run
 from llm_unlearn.runfolder import on_main
-from llm_unlearn.scores import Floats, Scores
+from llm_unlearn.scores import RETAIN_TYPE, Floats, Scores
 from llm_unlearn.tasks import Row
 
 PEFT_TASKS = {"causal_lm": "CAUSAL_LM", "sequence_classifier": "SEQ_CLS"}
+CONTROL = "relearn_control"  # what the control's lines are called
+NONE = "none"
 WEAK = 0.05  # a rise of the trained half's extraction strength below which nothing was attacked
 
 
@@ -43,9 +46,15 @@ class Relearn(Attack):
     lora: Lora = Lora()
     points: int = 5  # steps at which the other half is measured, the first (0) and the last among them
     seeds: int = 1  # halves tried, from the seed on
+    control: str = "retain"  # split on whose rows as many steps are trained for comparison; none: no control
 
     def __post_init__(self) -> None:
         """Raise RecipeError for nothing to train or to measure."""
+        kept = (*RETAIN_TYPE, NONE)
+        if self.control not in kept:
+            raise RecipeError(
+                f"relearn.control: {self.control!r} is no split of kept rows; choose from {', '.join(kept)}."
+            )
         if self.points < 2 or self.seeds < 1 or self.batch < 1 or self.passes <= 0:
             raise RecipeError("relearn: points must be at least 2; seeds, batch and passes above 0.")
 
@@ -59,46 +68,67 @@ class Relearn(Attack):
         return found
 
     def _one(self, attacked: Attacked, seed: int, found: Findings) -> None:
-        """Attack all models with one seed and add what came of it."""
+        """Attack all models with one seed and add what came of it, and what came of the control."""
         train, other, left_out = halves(attacked.splits["forget"], seed, by=self.split, chained=self.chained)
         rows = spread([plain(row) for row in other], attacked.most, seed)
         trained = spread([plain(row) for row in train], attacked.most, seed)
-        results = {name: self._relearn(attacked, name, seed, train, rows, trained) for name in attacked.targets}
-        after = results["after"]
-        before = attacked.measure(attacked.model("before"), rows, "before") if "before" in attacked.names else None
-        how = "all weights" if self.full else f"LoRA r {self.lora.r}"
-        setting = f"{self.passes:g} epoch, {how}, rate {after.rate:.1e}, seed {seed}"
+        steps = max(1, math.ceil(self.passes * len(train) / self.batch))
+        results = {name: self._relearn(attacked, name, seed, train, rows, trained, steps) for name in attacked.targets}
         rose = "; ".join(f"{name} {each.low:.2f} to {each.high:.2f}" for name, each in results.items())
         detail = f"trained on {len(train)} rows of other facts, their own ES: {rose}"
         if left_out:
             detail += f"; {left_out} rows that chain facts are in neither half"
-        if after.high - after.low < WEAK:
+        if results["after"].high - results["after"].low < WEAK:
             found.notes.append(
                 f"relearn, seed {seed}: the trained half itself hardly rose ({rose}): the attack was too weak to show anything. "
                 "Raise relearn.passes or relearn.learning_rate."
             )
+        control = self._control(attacked, seed, len(train), rows, steps, found)
+        before = attacked.measure(attacked.model("before"), rows, "before") if "before" in attacked.names else None
+        how = "all weights" if self.full else f"LoRA r {self.lora.r}"
+        how = f"{how}, rate {results['after'].rate:.1e}, seed {seed}"
         for figure, values in FIGURES.items():
-            now = {name: [values(point.hits) for point in each.points.values()] for name, each in results.items()}
-            start = {name: points[0] for name, points in now.items()}
             level = {} if before is None else {"before": values(before.hits)}
-            end = {name: points[-1] for name, points in now.items()}
-            line = compare(
-                "relearn", setting, figure, {**level, **start}, end, groups_of(rows), seed=seed, detail=detail
+            now, also = (
+                {name: [values(point.hits) for point in each.points.values()] for name, each in part.items()}
+                for part in (results, control)
             )
-            found.figures.append(line)
-            curve = {name: [float(np.nanmean(point)) for point in points] for name, points in now.items()}
+            lines = [("relearn", f"{self.passes:g} epoch, {how}", now, detail)]
+            if also:
+                told = f"trained on rows of {self.control} alone: what rises here needs no forget row"
+                lines.append((CONTROL, f"{steps} steps on {self.control}, {how}", also, told))
+            figures = [
+                compare(
+                    *(attack, setting, figure),
+                    level | {name: points[0] for name, points in part.items()},
+                    {name: points[-1] for name, points in part.items()},
+                    groups_of(rows),
+                    seed=seed,
+                    detail=words,
+                )
+                for attack, setting, part, words in lines
+            ]
+            found.figures.extend(figures)
+            found.notes.extend(_beside_control(figures, seed))
+            curve, benign = ({name: _means_of(points) for name, points in part.items()} for part in (now, also))
             found.curves.append(
                 Curve(
-                    "relearn",
-                    setting,
-                    figure,
-                    seed,
-                    list(after.points),
-                    curve["after"],
-                    curve.get("gold"),
-                    line.before,
+                    *("relearn", lines[0][1], figure, seed, list(results["after"].points), curve["after"]),
+                    *(curve.get("gold"), figures[0].before, benign.get("after"), benign.get("gold")),
                 )
             )
+
+    def _control(
+        self, attacked: Attacked, seed: int, count: int, rows: Sequence[Row], steps: int, found: Findings
+    ) -> dict[str, "_Result"]:
+        """Return what as many steps on `count` kept rows do to the measured half, by model; {} without a control."""
+        kept = [] if self.control == NONE else attacked.splits.get(self.control, [])
+        if not kept:
+            if self.control != NONE:
+                found.notes.append(f"relearn: the control was not measured: there are no {self.control} rows.")
+            return {}
+        train = spread(kept, count, seed)
+        return {name: self._relearn(attacked, name, seed, train, rows, train, steps) for name in attacked.targets}
 
     def _relearn(
         self,
@@ -108,12 +138,12 @@ class Relearn(Attack):
         train: Sequence[Row],
         rows: Sequence[Row],
         trained: Sequence[Row],
+        steps: int,
     ) -> "_Result":
         """Train a fresh copy of one model on `train`, looking at `rows` on the way and at `trained` at both ends."""
         model = attacked.model(name)
         width = getattr(getattr(model, "config", None), "hidden_size", None) or 200
         rate = self.learning_rate or (0.02 if self.full else 0.2) / width
-        steps = max(1, math.ceil(self.passes * len(train) / self.batch))
         schedule = Schedule(learning_rate=rate, steps=steps, forget_batch=self.batch, warmup_steps=0, decay="constant")
         model = self._prepared(model, attacked, seed)
         folder = attacked.folder / "work"
@@ -194,11 +224,26 @@ def marks(steps: int, points: int) -> list[int]:
     return sorted({round(float(step)) for step in np.linspace(0, steps, points)})
 
 
+def _means_of(points: Sequence[Floats]) -> list[float]:
+    return [float(np.nanmean(point)) for point in points]
+
+
+def _beside_control(figures: Sequence[AttackFigure], seed: int) -> list[str]:
+    """Return in words how much of the rise comes without forget rows too; [] without a control or without a rise."""
+    line, *control = figures
+    if not control or line.recovery_after < WEAK:
+        return []
+    rises = [f"after {line.recovery_after:+.2f} by forget rows, {control[0].recovery_after:+.2f} by the control"]
+    if line.recovery_gold is not None and control[0].recovery_gold is not None:
+        rises.append(f"gold {line.recovery_gold:+.2f} and {control[0].recovery_gold:+.2f}")
+    return [f"relearn, seed {seed}, rise of {line.figure.replace('_', ' ')}: {'; '.join(rises)}."]
+
+
 def _means(figures: Sequence[AttackFigure]) -> list[AttackFigure]:
     """Return a line a figure: the mean over the seeds (n and facts are one seed's), the spread of the difference in its remark."""
     out = []
-    for figure in dict.fromkeys(line.figure for line in figures):
-        lines = [line for line in figures if line.figure == figure]
+    for attack, figure in dict.fromkeys((line.attack, line.figure) for line in figures):
+        lines = [line for line in figures if (line.attack, line.figure) == (attack, figure)]
         columns: tuple[str, ...] = (
             "before",
             "before_attacked",
@@ -216,7 +261,7 @@ def _means(figures: Sequence[AttackFigure]) -> list[AttackFigure]:
         detail = f"{figure}: standard deviation over seeds {judged.std(ddof=1):.3f}, from {judged.min():.3f} to {judged.max():.3f}"
         out.append(
             AttackFigure(
-                attack="relearn",
+                attack=attack,
                 setting=setting,
                 figure=figure,
                 n=min(line.n for line in lines),

@@ -21,12 +21,14 @@ from llm_unlearn.report import UNKNOWN
 from llm_unlearn.runfolder import is_main
 from llm_unlearn.scores import RETAIN_TYPE, ModelScores, Scores
 from llm_unlearn.subject import Subject, check_alike
+from llm_unlearn.suites import QUICK
 from llm_unlearn.tasks import Row, Task
 
 ASKED, KEPT = "forget_heldout", "retain_heldout"  # the two splits that questions are sorted into
-TEACHER_FORCED = ("exact_answer", "extraction_strength", "exact_memorisation", "probability", "truth_ratio")
 GENERATED = "rouge_l_recall"
-FIGURES = (*TEACHER_FORCED, GENERATED)
+NOT_ASKED = ("mia_loss", "forget_quality", "model_utility")  # these compare whole splits, not kinds of question
+FIGURES = tuple(name for name in QUICK if name not in NOT_ASKED)
+TEACHER_FORCED = tuple(name for name in FIGURES if name != GENERATED)
 IN_PART = "before knew it in part"  # extraction strength 0.5, which counts as knowing on forget, without exact answers
 UNANSWERED_LIMIT = 64  # tokens of a greedy answer where no row has a true one to go by
 

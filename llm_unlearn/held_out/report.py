@@ -15,7 +15,7 @@ from llm_unlearn.report import number, plain_json
 COLUMNS = ("figure", "kind", "before", "after", "gold", "gap", "n")
 PRIVATE, ANSWERS, COMMAND = "private", "answers.jsonl", "command.json"
 SCREEN = 60  # lines of a table that can still be looked over; a longer one shows FIRST only
-FIRST = ("exact_answer", "extraction_strength", "probability", "rouge_l_recall")
+FIRST = ("extraction_strength", "probability", "rouge_l_recall", "exact_answer")
 FEW = 4
 
 

@@ -18,7 +18,7 @@ class Metric(Protocol):
     """What the module of a figure holds.
 
     Optional: `TASKS`, the tasks it is defined for (without it: all); `OTHERS`, the names of further models that `score` takes
-    as keywords (`zrf` takes "random"); for a figure that is no mean over rows `interval` and `gap_interval`.
+    as keywords (`zrf` takes "random"); `KEPT`, what is good where knowledge is kept (without it "high"); for a figure that is no mean over rows `interval` and `gap_interval`.
     """
 
     TARGET: str  # "gold", "high" or "low": what is good on the splits to be forgotten

@@ -7,8 +7,8 @@ Definition  distinct-2 of a greedy answer: its different pairs of neighbouring w
             gets the same answer).
 Range       0 to 1.
 Ideal       on what was to be forgotten: gold's value; on everything else: as high as before.
-Limits      word salad without repetition passes.  Perplexity under `before` would see it and is not measured: the answers are
-            not read by a second model.  Repetition inside a word is not seen.
+Limits      word salad without repetition passes: `perplexity` under the model before sees it.  Repetition inside a word is not
+            seen.
 Citation    Li et al., 2016, arXiv:1510.03055 (distinct-n); Welleck et al., 2020, arXiv:1908.04319 (seq-rep-n).
 """
 

@@ -3,7 +3,8 @@
 Definition  area under the ROC curve of L_ref - L, forget rows as members against holdout rows, L the mean loss a token (no
             end of sequence), L_ref the same row's under the reference model: here gold.  Ties count one half.  Signed:
             below 0.5 is over-forgotten.
-            Not measured for gold itself, whose every number would be 0; so there is no gap either.
+            Gold itself is held against a second gold, for against itself its every number is 0; without one gold has no value
+            and there is no gap.
 Range       0 to 1.
 Ideal       0.5: what a second model trained like gold has, but for the chance of its training.
 Limits      needs gold, measured on the same rows.  Of all attacks the one that needs most and sees most.
@@ -22,7 +23,8 @@ from llm_unlearn.scores import CAUSAL, CLASSIFIERS, Floats, ModelScores, Score, 
 TARGET = "gold"
 TASKS = (*CAUSAL, *CLASSIFIERS)
 SPLITS = ("forget",)
-NEEDS = "a holdout, and gold as the reference"
+NEEDS = "a holdout, and gold as the reference (for gold itself a second gold)"
+OTHERS = ("second_gold",)  # further models that `score` takes
 CITATION = "arXiv:2012.07805"
 PLAIN = {"predictions": float, "references": int}
 PLAIN_INPUTS = "predictions: L_ref - L of each row; references: 1 for a member (forget), 0 for a non-member (holdout)."
@@ -34,13 +36,16 @@ def mia_reference(losses: Floats, reference_losses: Floats) -> Floats:
     return out
 
 
-def _pair(scores: ModelScores, split: str | None, gold: ModelScores | None) -> Pair | None:
-    """Return members' and others' numbers; None without gold, for gold itself, and where its rows are others."""
-    if gold is None or rows_of(gold, split) is rows_of(scores, split):
+def _pair(
+    scores: ModelScores, split: str | None, gold: ModelScores | None, second: ModelScores | None = None
+) -> Pair | None:
+    """Return members' and others' numbers; None without gold, for gold itself without a second, and where rows are others."""
+    against = second if gold is not None and rows_of(gold, split) is rows_of(scores, split) else gold
+    if against is None:
         return None
 
     def record(rows: Scores) -> Floats | None:
-        reference = gold.get(rows.split)
+        reference = against.get(rows.split)
         known = {} if reference is None else dict(zip(reference.ids, reference.losses, strict=True))
         if not known.keys() >= set(rows.ids):
             return None
@@ -50,10 +55,15 @@ def _pair(scores: ModelScores, split: str | None, gold: ModelScores | None) -> P
 
 
 def score(
-    scores: ModelScores, split: str | None, *, gold: ModelScores | None = None, before: ModelScores | None = None
+    scores: ModelScores,
+    split: str | None,
+    *,
+    gold: ModelScores | None = None,
+    before: ModelScores | None = None,
+    second_gold: ModelScores | None = None,
 ) -> Score | None:
-    """Return the split's rows against holdout's; None without a holdout or gold, and for gold.  n counts both."""
-    return area_score(_pair(scores, split, gold), "the reference is gold")
+    """Return the split's rows against holdout's; None without a holdout or gold, for gold without a second.  n counts both."""
+    return area_score(_pair(scores, split, gold, second_gold), "the reference is gold; gold's own is a second gold")
 
 
 def interval(

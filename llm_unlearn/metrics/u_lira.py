@@ -24,7 +24,7 @@ from llm_unlearn.scores import CLASSIFIERS, Bools, Floats, ModelScores, Score, S
 TARGET = "gold"
 TASKS = CLASSIFIERS
 SPLITS = ("forget",)
-NEEDS = "shadow models (at least 2 with and 2 without each row)"
+NEEDS = "shadow models, at least 2 with and 2 without each row (eval/shadows.py)"
 OTHERS = ("shadows",)  # further models that `score` takes
 CITATION = "arXiv:2403.01218"
 PLAIN = {"predictions": float, "references": int}
