@@ -27,8 +27,7 @@ from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.evaluation import measure
 from llm_unlearn.figures import Figure, figures
 from llm_unlearn.files import read_json, write_json
-from llm_unlearn.job import PEFT_TASKS
-from llm_unlearn.loading import checkpoint, load_model
+from llm_unlearn.loading import PEFT_TASKS, checkpoint, load_model
 from llm_unlearn.lora import Lora, attach
 from llm_unlearn.metrics._classes import STRANGERS
 from llm_unlearn.metrics.accuracy import accuracy

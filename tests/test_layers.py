@@ -44,6 +44,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "run",
         "sandbox",
         "schedule",
+        "strength",
         "train",
     },
     {"methods", "metrics"},
