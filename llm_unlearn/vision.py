@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -177,7 +178,10 @@ def encode_images(images: Sequence[Any], processor: Any, channels: int | None) -
     return out
 
 
-def _picture(image: Any, channels: int, row: int) -> Image.Image:
+def _picture(image: Any, channels: int, row: int) -> Any:
+    """Return a picture in the model's mode for transformers' processors; what is neither a picture nor bytes as it is."""
+    if not isinstance(image, Image.Image) and getattr(image, "dtype", None) not in (np.uint8, torch.uint8):
+        return image
     array = as_array(image, channels, row)
     return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
 
