@@ -186,6 +186,15 @@ def _picture(image: Any, channels: int, row: int) -> Any:
     return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
 
 
+def in_dtype(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the inputs with floating-point ones (pixels, embeddings) in the dtype of the model's first weights.
+
+    transformers' ResNet and ConvNeXt in bf16 do not take fp32 pixels.
+    """
+    dtype = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), torch.float32)
+    return {name: each.to(dtype) if each.is_floating_point() else each for name, each in inputs.items()}
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file; raise DataError for anything else (a pickle could run code)."""
     if not path.is_file():
