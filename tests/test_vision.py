@@ -272,9 +272,10 @@ def test_what_cannot_be_bridged_or_wrapped_is_said_in_one_line() -> None:
     with pytest.raises(RecipeError, match=r"Sequential has no layer that LoRA can wrap.*--lora none"):
         attach(only_head, Lora())
     alike = small()
-    alike.conv1.net = nn.Module()  # its child's name ends as the head's does
-    alike.conv1.net.linear = nn.Linear(2, 2)
-    with pytest.raises(RecipeError, match=r"the head 'net.linear' cannot be told from 'net.conv1.net.linear'"):
+    alike.extra = nn.Module()  # its child's name ends as the head's does
+    alike.extra.net = nn.Module()
+    alike.extra.net.linear = nn.Linear(2, 2)
+    with pytest.raises(RecipeError, match=r"the head 'net.linear' cannot be told from 'net.extra.net.linear'"):
         attach(bridge(alike), Lora(r=4))
     with pytest.raises(RecipeError, match="no module of VisionBridge matches"):
         attach(bridge(small()), Lora(target_modules=r".*\.nowhere"))
