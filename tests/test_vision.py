@@ -276,7 +276,7 @@ def test_what_cannot_be_bridged_or_wrapped_is_said_in_one_line() -> None:
     alike.extra.net = nn.Module()
     alike.extra.net.linear = nn.Linear(2, 2)
     with pytest.raises(RecipeError, match=r"the head 'net.linear' cannot be told from 'net.extra.net.linear'"):
-        attach(bridge(alike), Lora(r=4))
+        attach(bridge(alike, classes=3), Lora(r=4))
     with pytest.raises(RecipeError, match="no module of VisionBridge matches"):
         attach(bridge(small()), Lora(target_modules=r".*\.nowhere"))
 
