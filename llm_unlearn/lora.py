@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from llm_unlearn.errors import RecipeError
@@ -54,5 +55,18 @@ def attach(
         raise RecipeError(
             f"no module of {type(model).__name__} matches lora.target_modules={lora.target_modules!r}: {error}"
         ) from error
+    _check_heads(adapted, heads if modules_to_save is None else None)
     quicken(adapted)
     return adapted
+
+
+def _check_heads(adapted: PeftModel, heads: tuple[str, ...] | None) -> None:
+    """Raise RecipeError where peft, which goes by how names end, would train more than the heads in full."""
+    if not heads:
+        return
+    every = adapted.get_base_model().named_modules()
+    caught = [name for name, module in every if isinstance(module, ModulesToSaveWrapper) and name not in heads]
+    if caught:
+        raise RecipeError(
+            f"the head {heads[0]!r} cannot be told from {caught[0]!r}, whose name ends alike: rename one of the two modules."
+        )

@@ -22,7 +22,7 @@ HEADS = (
 
 
 def head_names(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of a classifier's head modules, () where none is found.
+    """Return the names of the head modules of a classifier without an adapter, () where none is found.
 
     Of a transformers model: its own child called classifier, score, fc or head (with weights).  Otherwise the last linear
     layer, or without one the last convolution, whose outputs are as many as `config.num_labels`.

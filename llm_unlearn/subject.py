@@ -32,6 +32,7 @@ class Subject:
 
     run: str | None = None  # the folder of a finished run: model, adapter, rows and gold are found there
     model: str | None = None  # instead of --run: a model, a folder or a Hub id
+    weights: str | None = None  # safetensors of a model that is package.module:function
     adapter: str | None = None  # a PEFT adapter on top of it; the model without it is `before`
     before: str | None = None  # a checkpoint to compare with, where there is no adapter to leave out
     gold: str | None = None  # a model that never saw the forget rows
@@ -52,7 +53,7 @@ class Subject:
         """Raise RecipeError unless exactly one of --run and --model is given."""
         if bool(self.run) == bool(self.model):
             raise RecipeError("give --run DIR (a finished run), or --model with --adapter: exactly one of the two.")
-        extra = [name for name in ("adapter", "before", *SPLITS) if self.run and getattr(self, name)]
+        extra = [name for name in ("adapter", "before", "weights", *SPLITS) if self.run and getattr(self, name)]
         if extra:
             raise RecipeError(f"--run brings its own model, adapter and rows: leave --{extra[0]} out.")
 
@@ -66,7 +67,8 @@ class Subject:
                 "retain": "--",
                 **given,
             }  # a recipe asks for both; rows that are not given are not read
-            settings = {"model": self.model, "gold": self.gold, "task": self.task, "precision": self.precision}
+            names = ("model", "weights", "gold", "task", "precision")
+            settings = {name: getattr(self, name) for name in names}
             return from_values({**named, **settings, "seed": self.seed, "output": self.output})
         request = read_request(self.run)
         if request is None or not request["finished"]:

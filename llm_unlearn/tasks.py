@@ -18,7 +18,7 @@ from llm_unlearn.decisions import Decisions
 from llm_unlearn.encoding import PROMPT, RESPONSE, encode_dialogue, instead, repeats, settled, spelled
 from llm_unlearn.errors import DataError
 from llm_unlearn.head import in_eval, supervised, unwrapped
-from llm_unlearn.vision import check_labels, encode_images
+from llm_unlearn.vision import check_labels, encode_images, in_dtype
 
 IGNORE = encoding.IGNORE  # the label that Hugging Face losses skip
 Row = dict[str, Any]  # as a file gives it
@@ -225,7 +225,7 @@ class _Classifier(Task):
         labels = batch["labels"]
         every = torch.arange(len(labels), device=labels.device)
         with heard(model, batch):
-            out = model(**self.inputs(batch)).logits.float()
+            out = model(**in_dtype(model, self.inputs(batch))).logits.float()
         return Decisions(
             labels=labels,
             owner=every,

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -177,9 +178,21 @@ def encode_images(images: Sequence[Any], processor: Any, channels: int | None) -
     return out
 
 
-def _picture(image: Any, channels: int, row: int) -> Image.Image:
+def _picture(image: Any, channels: int, row: int) -> Any:
+    """Return a picture in the model's mode for transformers' processors; what is neither a picture nor bytes as it is."""
+    if not isinstance(image, Image.Image) and getattr(image, "dtype", None) not in (np.uint8, torch.uint8):
+        return image
     array = as_array(image, channels, row)
     return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+
+
+def in_dtype(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the inputs with floating-point ones (pixels, embeddings) in the dtype of the model's first weights.
+
+    transformers' ResNet and ConvNeXt in bf16 do not take fp32 pixels.
+    """
+    dtype = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), torch.float32)
+    return {name: each.to(dtype) if each.is_floating_point() else each for name, each in inputs.items()}
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

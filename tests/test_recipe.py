@@ -23,6 +23,8 @@ FULL = """
 task: causal_lm
 model: some/model
 revision: main
+weights: null
+image: {size: 32, mean: [0.5], std: [0.25]}
 adapter: some/adapter
 gold: some/gold
 golds: [g1, g2]
@@ -176,7 +178,6 @@ FAULTS = [
     (["--forget", "f", "--retain", "f"], r"--forget and --retain are the same: f"),
     (["--forget", "f", "--retain", "r", "--concept", "x"], r"--concept and --terms split --data"),
     ([*OWN, "--forget", "f", "--retain", "r"], r"--data and --forget are both given"),
-    (["--task", "image_classifier"], r"the sandbox has nothing for task image_classifier"),
     (["--task", "image_classifier", *OWN], r"images have none"),
     (["--classes", "3"], r"--classes needs a classifier: give --task"),
     ([*OWN, "--ids", "ids.txt"], r"--concept and --ids are both given"),

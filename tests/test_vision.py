@@ -271,8 +271,27 @@ def test_what_cannot_be_bridged_or_wrapped_is_said_in_one_line() -> None:
     only_head = bridge(nn.Sequential(nn.Flatten(), nn.Linear(48, 3)))
     with pytest.raises(RecipeError, match=r"Sequential has no layer that LoRA can wrap.*--lora none"):
         attach(only_head, Lora())
+    alike = small()
+    alike.extra = nn.Module()  # its child's name ends as the head's does
+    alike.extra.net = nn.Module()
+    alike.extra.net.linear = nn.Linear(2, 2)
+    with pytest.raises(RecipeError, match=r"the head 'net.linear' cannot be told from 'net.extra.net.linear'"):
+        attach(bridge(alike, classes=3), Lora(r=4))
     with pytest.raises(RecipeError, match="no module of VisionBridge matches"):
         attach(bridge(small()), Lora(target_modules=r".*\.nowhere"))
+
+
+def test_it_runs_and_trains_in_bf16(known: tuple[Bench, str]) -> None:
+    here, _ = known
+    model = attach(copy.deepcopy(here.target).to(torch.bfloat16), Lora(r=4, alpha=8))
+    decisions = TASK.decisions(model, here.batch("forget"))
+    decisions.mean_nll().mean().backward()
+    assert decisions.logits.dtype == torch.float32
+    assert any(
+        p.grad is not None and bool(p.grad.abs().sum() > 0) for n, p in model.named_parameters() if "lora_B" in n
+    )
+    plain = logits(TASK, here.target, here.batch("forget"))
+    torch.testing.assert_close(logits(TASK, model, here.batch("forget")), plain, rtol=0.1, atol=0.3)
 
 
 def test_other_models_keep_peft_s_own_choice() -> None:
@@ -405,13 +424,13 @@ def test_the_published_resnet20_is_what_it_was(data_folder: Path) -> None:
     from llm_unlearn.data.sources import load
     from llm_unlearn.pixels import Pixels
 
-    rows = load(str(data_folder / "cifar10_jpg" / "test.parquet"))[::50]
+    rows = load(str(data_folder / "cifar10_jpg" / "test.parquet"))[::100]
     model = bridge(ResNet20()).load(data_folder / "resnet20_cifar10" / "resnet20.safetensors").eval()
     task = ImageClassifier(processor=Pixels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)), classes=10)
     batch = task.collate(task.encode(rows))
     plain = logits(task, model, batch)
     accuracy = (plain.argmax(-1) == batch["labels"]).float().mean().item()
-    assert 0.74 < accuracy < 0.88  # 0.8103 on all 10,000 (JPEG); 0.917 published on the originals
+    assert 0.70 < accuracy < 0.92  # 0.8103 on all 10,000 (JPEG); 0.917 published on the originals
     adapted = shaken(attach(model, Lora(r=4, alpha=8)))
     moved = logits(task, adapted, batch)
     with adapted.disable_adapter():
