@@ -24,7 +24,7 @@ HOW: Mapping[str, Callable[[Tensor], Tensor]] = {
     "absolute": torch.abs,
     "sum": lambda each: each,
 }
-AT_ONCE = {"cpu": 2**20, "cuda": 2**26}  # numbers of one layer's per-example gradients: a processor's cache, 256 MB
+AT_ONCE = {"cpu": 2**16, "cuda": 2**26}  # numbers of one layer's per-example gradients: a processor's cache, 256 MB
 
 
 class Unassigned(TaskError):
@@ -166,7 +166,11 @@ class Collector:
             for first in range(0, self.size, step):
                 chosen = slice(first, min(first + step, self.size))
                 made = [use.rule.gradients(use, parts, chosen) for use, parts in zip(uses, ready, strict=True)]
-                total += HOW[self.how](torch.stack(made).sum(0) if len(made) > 1 else made[0]).sum(0).view_as(total)
+                each = torch.stack(made).sum(0) if len(made) > 1 else made[0]  # [b, ...]
+                if self.how == "square" and len(each) == 1:
+                    total.addcmul_(each.view_as(total), each.view_as(total))  # twice as fast as square, sum, add
+                else:
+                    total += HOW[self.how](each).sum(0).view_as(total)
         finally:
             self._deaf = False
 

@@ -31,7 +31,7 @@ BEYOND = 4.0  # what a nat of retain's loss beyond the tolerance costs, in nats 
 class Probe:
     """What a strength is judged by."""
 
-    rows: int = 128  # of forget, of what is kept and of the holdout, each
+    rows: int = 64  # of forget, of what is kept and of the holdout, each
     tolerance: float = 0.1  # nats that retain's loss may rise
     cap: float = (
         4.0  # nats above which a decision of forget counts as unknown, no matter how far (as the thermostat's)
