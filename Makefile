@@ -49,9 +49,10 @@ style: $(VENV)/.stamp      ## put lint and format right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-sandbox: $(VENV)/.stamp    ## train the sandbox's two shipped models again
+sandbox: $(VENV)/.stamp    ## train the sandbox's shipped models again
 	$(LAUNCH) recipes/train_target.py --config recipes/sandbox_target.yaml
 	$(BIN)/python -m llm_unlearn.sandbox.models outputs/sandbox
+	$(BIN)/python -m llm_unlearn.sandbox.texts
 
 table: $(VENV)/.stamp      ## every method on the sandbox, three seeds: the README's table
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python eval/table.py --jobs $(WORKERS)
