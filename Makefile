@@ -54,6 +54,7 @@ sandbox: $(VENV)/.stamp    ## train the sandbox's shipped models again
 	$(BIN)/python -m llm_unlearn.sandbox.models outputs/sandbox
 	$(LAUNCH) recipes/train_target.py --config recipes/pictures_target.yaml
 	$(BIN)/python -m llm_unlearn.sandbox.pictures outputs/pictures
+	$(BIN)/python -m llm_unlearn.sandbox.texts
 
 table: $(VENV)/.stamp      ## every method on the sandbox, three seeds: the README's table
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python eval/table.py --jobs $(WORKERS)

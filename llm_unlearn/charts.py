@@ -133,6 +133,7 @@ def loss_lines(
     *,
     on: Sequence[bool | None] | None = None,
     marks: Mapping[str, float] | None = None,
+    unit: str = "nats a token",
 ) -> str:
     """Return losses over steps: a line a stream, shading where `on`, a dashed level a model in `marks`."""
     width, height = 1000, 360
@@ -144,11 +145,8 @@ def loss_lines(
         parts += [line(x.start, y(tick), x.end, y(tick)), text(x.start - 8, y(tick) + 4, f"{tick:g}", anchor="end")]
     parts += [text(x(tick), height - 26, f"{tick:g}") for tick in x.ticks(8) if tick == int(tick)]
     parts.append(text((x.start + x.end) / 2, height - 6, "optimiser step"))
-    parts.append(
-        text(
-            14, (y.start + y.end) / 2, "loss, nats a token", more=f'transform="rotate(-90 14 {(y.start + y.end) / 2})"'
-        )
-    )
+    turned = f'transform="rotate(-90 14 {(y.start + y.end) / 2})"'
+    parts.append(text(14, (y.start + y.end) / 2, f"loss, {unit}", more=turned))
     ends: list[tuple[float, str, str]] = []
     for model, level in (marks or {}).items():
         parts.append(line(x.start, y(level), x.end, y(level), MODELS[model], 1.6, 'stroke-dasharray="5 4"'))
@@ -217,7 +215,9 @@ def _two_lines(name: str) -> list[str]:
     return [name] if len(words) < 2 else [" ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])]
 
 
-def ridges(rows: Mapping[str, Floats], *, high: float, bins: int = 44, label: str = "") -> str:
+def ridges(
+    rows: Mapping[str, Floats], *, high: float, bins: int = 44, label: str = "", unit: str = "nats a token"
+) -> str:
     """Return one histogram a model, above each other on one scale from 0 to `high`, each as tall as its own highest bar.
 
     A tick under each marks its median; losses above `high` are counted in the last bar.
@@ -242,7 +242,7 @@ def ridges(rows: Mapping[str, Floats], *, high: float, bins: int = 44, label: st
             text(x.end, floor - each + 28, f"{model}, median {middle:.2f}", anchor="end", colour=INK, size=11)
         )
     parts += [text(x(tick), height - 24, f"{tick:g}", size=11) for tick in x.ticks(5)]
-    parts.append(text(width / 2, height - 6, "loss of a row, nats a token", size=11))
+    parts.append(text(width / 2, height - 6, f"loss of a row, {unit}", size=11))
     return picture(width, height, parts, label)
 
 

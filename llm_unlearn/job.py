@@ -255,6 +255,7 @@ class Job:
             peak_memory_bytes=peak_memory_bytes(),
             notes=self._notes(change),
         )
+        content["whole_classes"] = bool(self.prepared.strangers)
         content["rows"] = {name: len(rows) for name, rows in self.prepared.splits.items() if rows}
         content["command"] = redacted_command(self.command, self.folder.key)
         content["worst"] = worst_rows(before, after, gold, self.folder.key)

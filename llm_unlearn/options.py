@@ -53,7 +53,10 @@ def parse(
     `defaults` are a command's own, for what neither options nor --config give.  Raises RecipeError for an unknown option, a
     value of the wrong type and settings that contradict each other.
     """
-    return from_values({**(defaults or {}), **read(sys.argv[1:] if argv is None else argv, description)})
+    own, given = dict(defaults or {}), read(sys.argv[1:] if argv is None else argv, description)
+    if "method" in own and isinstance(given.get("method"), dict):  # its settings alone are given, or its name too
+        given["method"] = {"name": own["method"], **given["method"]}
+    return from_values(own | given)
 
 
 def read(argv: Sequence[str], description: str = "", cls: type = Recipe) -> dict[str, Any]:

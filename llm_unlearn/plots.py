@@ -10,7 +10,7 @@ import numpy as np
 from llm_unlearn import charts, sections
 from llm_unlearn.files import write_text
 from llm_unlearn.report import COLUMNS, UNKNOWN, WORDS, cells, has, headline, not_measured, number, ordered
-from llm_unlearn.scores import Floats, ModelScores
+from llm_unlearn.scores import CLASSIFIERS, Floats, ModelScores
 from llm_unlearn.sections import legend, pairs, section
 
 PAGE = "report.html"
@@ -36,6 +36,12 @@ PANELS = {
     "retain_heldout": "What was to stay, in wordings never trained on: blue as high as grey.",
     "neighbour": "Kept facts nearest to the concept, where damage shows first: blue as high as grey.",
     "general": "Unrelated knowledge: blue as high as grey.",
+}
+PANELS_OF_CLASSES = PANELS | {
+    "forget": "What was to be forgotten, rows that were trained on: blue should meet gold, not zero.",
+    "forget_heldout": "Rows of the same classes that were never trained on: has it forgotten the class, or only the rows?",
+    "retain_heldout": "Rows like those that were to stay, never trained on: blue as high as grey.",
+    "neighbour": "Kept rows nearest to what was forgotten, where damage shows first: blue as high as grey.",
 }
 
 
@@ -68,7 +74,7 @@ def page(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]], models
         _tiles(report),
         _steps(report, history, models),
         _bars(report),
-        _histograms(models, str(report["holdout"])),
+        _histograms(models, report),
         _table(report),
         sections.attacks(None),
         sections.worst(report),
@@ -77,6 +83,14 @@ def page(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]], models
         "</main></body></html>\n",
     ]
     return "".join(parts)
+
+
+def _classifies(report: Mapping[str, Any]) -> bool:
+    return report.get("request", {}).get("task") in CLASSIFIERS
+
+
+def _unit(report: Mapping[str, Any]) -> str:
+    return "nats" if _classifies(report) else "nats a token"
 
 
 def _banner(report: Mapping[str, Any]) -> str:
@@ -149,13 +163,20 @@ def _steps(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]], mode
     on = [row.get("on") for row in rows]
     watched = any(state is not None for state in on)
     caption = "The forget loss should climb until forget rows are as unlikely as rows never seen, and stay there; retain stays low."
+    if report.get("whole_classes"):
+        caption = (
+            "The forget loss should climb until the forgotten classes are as unlikely for their own rows as for rows of other "
+            "classes that claim to be of them (the line holdout), and stay there; retain stays low."
+        )
     if watched:
         caption += " The thermostat fades the forget term out as the forget rows become as surprising as the holdout, and back in when they fall back."
     shades = {"forget term on": charts.SHADE} if watched else {}
     keys = {f"{name} loss": charts.STREAMS[name] for name in series} | {
         f"forget loss of {name}": charts.MODELS[name] for name in marks
     }
-    drawing = charts.loss_lines([float(row["step"]) for row in rows], series, on=on if watched else None, marks=marks)
+    drawing = charts.loss_lines(
+        [float(row["step"]) for row in rows], series, on=on if watched else None, marks=marks, unit=_unit(report)
+    )
     return section(title, caption, legend(keys | shades) + drawing)
 
 
@@ -177,7 +198,7 @@ def _bars(report: Mapping[str, Any]) -> str:
     found = {(figure["name"], figure["split"]): figure for figure in ordered(report["figures"])}
     colours = {model: colour for model, colour in charts.MODELS.items() if has(report, model)}
     panels = []
-    for split, caption in PANELS.items():
+    for split, caption in (PANELS_OF_CLASSES if _classifies(report) else PANELS).items():
         names = [name for name in NAMES if (name, split) in found and name != "forget_quality"]
         if not names:
             continue
@@ -199,12 +220,15 @@ def _bars(report: Mapping[str, Any]) -> str:
     return section(", ".join(colours).capitalize(), caption, legend(colours) + drawings)
 
 
-def _histograms(models: Mapping[str, ModelScores], holdout: str) -> str:
+def _histograms(models: Mapping[str, ModelScores], report: Mapping[str, Any]) -> str:
+    synthetic = " (synthetic rows)" if report["holdout"] == "synthetic" else ""
     captions = {
         "forget": "should move from before's shape to gold's",
-        "holdout": "never trained on: should hardly move" + (" (synthetic rows)" if holdout == "synthetic" else ""),
+        "holdout": "never trained on: should hardly move" + synthetic,
         "retain": "should hardly move",
     }
+    if report.get("whole_classes"):
+        captions["forget_heldout"] = "the same classes, never trained on: from before's shape to gold's"
     losses: dict[str, dict[str, Floats]] = {}
     for split in captions:
         for name in charts.MODELS:
@@ -215,13 +239,13 @@ def _histograms(models: Mapping[str, ModelScores], holdout: str) -> str:
         return ""
     high = max(float(np.percentile(values, 99)) for by_model in losses.values() for values in by_model.values()) * 1.05
     panels = [
-        f"<div><h3>{split}</h3><p>{escape(captions[split])}</p>"
-        f"{charts.ridges(by_model, high=max(high, 0.1), label=f'{split}: losses of rows')}</div>"
+        f"<div><h3>{split.replace('_', ' ')}</h3><p>{escape(captions[split])}</p>"
+        f"{charts.ridges(by_model, high=max(high, 0.1), label=f'{split}: losses of rows', unit=_unit(report))}</div>"
         for split, by_model in losses.items()
     ]
     caption = "Every row's loss, as a histogram; each is scaled to its own highest bar, the triangle is its median."
     shown = [name for name in charts.MODELS if any(name in by_model for by_model in losses.values())]
-    if "holdout" not in losses:
+    if "holdout" not in losses and not report.get("whole_classes"):
         caption += " No holdout was measured."
     names = legend({name: charts.MODELS[name] for name in shown})
     return section("Losses, row by row", caption, f"{names}<div class='three'>{''.join(panels)}</div>")
@@ -256,7 +280,9 @@ def _settings(report: Mapping[str, Any]) -> str:
         notes.append(
             "The holdout is synthetic (forget rows with their terms and answers swapped): a stand-in for unseen rows."
         )
-    if report["holdout"] == "none":
+    if report["holdout"] == "none" and not any(
+        figure["name"] == "mia_loss" and figure["after"] is not None for figure in report["figures"]
+    ):
         notes.append("There is no holdout: membership inference was not measured.")
     if not has(report, "gold"):
         notes.append("There is no gold model: what a model that never saw the forget set would do is not known here.")
