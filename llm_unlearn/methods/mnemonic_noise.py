@@ -35,7 +35,15 @@ class MnemonicNoise(Method):
     paper: ClassVar[str] = "arXiv:2306.05670"
     units: tuple[str, ...] = ()  # what to forget by codes; none: the units that the forget rows belong to
     source: Literal["auto", "codes", "rows"] = "auto"  # whose Fisher; auto: codes where the model has them, else rows
-    kappa: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # lambda2 = kappa * std(w_l); tried on the codes
+    kappa: tuple[float, ...] = (
+        1.0,
+        2.0,
+        4.0,
+        8.0,
+        16.0,
+        64.0,
+        256.0,
+    )  # lambda2 = kappa * std(w_l); tried on the codes
     lambda1: tuple[float, ...] = LAMBDA1  # the most a factor may be; tried on the codes
     smooth: float = 1e-4  # d = smooth * mean(f_R). Differs from the paper: 0
     clip: float = 1.0  # quantile at which eta is cut; 1: nowhere, as in the paper
