@@ -93,3 +93,18 @@ def train_target(argv: list[str] | None = None) -> None:
     if is_main():
         for name, seconds in record["seconds"].items():
             print(f"{name}: {record['rows'][name]} rows, {seconds:.0f} s, in {target.output}/{name}")
+
+
+def one_shot(argv: list[str] | None = None) -> None:
+    """Forget units by their mnemonic codes alone, then print what the codes and, where there are any, unseen rows say."""
+    from llm_unlearn.one_shot import OneShot, in_sandbox, report
+    from llm_unlearn.one_shot import one_shot as forget_units
+    from llm_unlearn.options import read
+    from llm_unlearn.recipe import SANDBOX
+    from llm_unlearn.settings import build
+
+    values = read(
+        sys.argv[1:] if argv is None else argv, "Forget units by their mnemonic codes, with no data.", OneShot
+    )
+    request = build(OneShot, values)
+    report(in_sandbox(request) if request.model == SANDBOX else forget_units(request))

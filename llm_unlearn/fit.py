@@ -61,7 +61,7 @@ def fit(
     The first stream leads (an epoch is one pass over it).  `reference=True` gives each row of the lead the column
     `reference_nll`: its summed nll in nats under the model before unlearning, computed once.  Without `dropout` the model
     stands still but for its weights (no dropout but an adapter's own, frozen batch statistics): a policy and a reference
-    that differ by more than weights make every log-ratio wrong, and batch statistics are not saved with an adapter.
+    that differ by more than weights make every log-ratio wrong.
     `mix` puts something else in the place of some draws of the first stream (mnemonic codes).
     `mask` (bool, by parameter name) keeps the entries that are False as they are: their gradient is 0 before clipping and step.
     `encoded` are further streams whose examples are made already.  `done` is asked after every optimiser step, with the

@@ -27,6 +27,9 @@ class Method(ABC):
     edits_adapter: ClassVar[bool] = (
         False  # edits the adapter that holds the knowledge, where one does, instead of a fresh one
     )
+    whole_units: ClassVar[bool] = (
+        False  # forgets classes, authors, ... as a whole, and no single rows among others alike
+    )
     paper: ClassVar[str] = ""
 
     @abstractmethod

@@ -71,6 +71,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "lock",
         "manifest",
         "meta",
+        "one_shot",
         "options",
         "passed",
         "plots",

@@ -31,10 +31,19 @@ class MnemonicNoise(Method):
 
     needs: ClassVar[frozenset[str]] = frozenset()  # with codes neither forget nor retain rows are looked at
     edits_adapter: ClassVar[bool] = True
+    whole_units: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv:2306.05670"
     units: tuple[str, ...] = ()  # what to forget by codes; none: the units that the forget rows belong to
     source: Literal["auto", "codes", "rows"] = "auto"  # whose Fisher; auto: codes where the model has them, else rows
-    kappa: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # lambda2 = kappa * std(w_l); tried on the codes
+    kappa: tuple[float, ...] = (
+        1.0,
+        2.0,
+        4.0,
+        8.0,
+        16.0,
+        64.0,
+        256.0,
+    )  # lambda2 = kappa * std(w_l); tried on the codes
     lambda1: tuple[float, ...] = LAMBDA1  # the most a factor may be; tried on the codes
     smooth: float = 1e-4  # d = smooth * mean(f_R). Differs from the paper: 0
     clip: float = 1.0  # quantile at which eta is cut; 1: nowhere, as in the paper
@@ -59,12 +68,13 @@ class MnemonicNoise(Method):
     def unlearn(self, run: Run) -> None:
         """Change `run.model` by noise; write what was chosen into method.json and the codes that are left beside it."""
         self.check(run)
+        run.folder.mkdir(parents=True, exist_ok=True)
         base = fresh(run.model)
         if not base:
             canonical(run.model)  # an adapter that holds the knowledge: (A, B) and (R A, B / R) have different Fishers
         if run.codes is None or self.source == "rows":
             forget, retain = (run.task.encode(run.rows(split)[: self.rows]) for split in ("forget", "retain"))
-            record = {"source": "rows", **self._forget(run, forget, retain, base)}
+            record = {"source": "rows", **self._forget(run, forget, retain, base, rows=True)}
         else:
             record = self._by_codes(run, run.codes, base)
         write_json(run.folder / "method.json", record)
@@ -81,11 +91,12 @@ class MnemonicNoise(Method):
             record = self._forget(run, codes.examples(run.task, [unit]), retain, base)
             if number > 1:  # what was forgotten before must not have come back
                 record["error_all"] = 1 - accuracy(run.model, run.task, codes.examples(run.task, units[:number]))[0]
-        run.folder.mkdir(parents=True, exist_ok=True)
         left.save(run.folder)
         return {"source": "codes", "units": len(units), "units_kept": len(left.seeds), **record}
 
-    def _forget(self, run: Run, forget: Sequence[Example], retain: Sequence[Example], base: bool) -> dict[str, Any]:
+    def _forget(
+        self, run: Run, forget: Sequence[Example], retain: Sequence[Example], base: bool, *, rows: bool = False
+    ) -> dict[str, Any]:
         """Put the best noise on the model and return what is to be told about it."""
         weights: Literal["base", "trainable"] = "base" if base else "trainable"
         of_forget = fisher_diagonal(run.model, run.task, forget, weights=weights)
@@ -95,9 +106,9 @@ class MnemonicNoise(Method):
         }
         noise = Noise(run.model, eta)
         judge = Judge(run.model, run.task, forget, retain, self.reach)
-        ranked = search(noise, judge, self.kappa, self.lambda1)
+        ranked = search(noise, judge, self.kappa, self.lambda1, rows=rows)
         best = ranked[0]
         if self.confirm:
-            rows = run.task.encode(run.rows("retain")[: self.rows])
-            best = confirmed(noise, ranked, lambda: accuracy(run.model, run.task, rows)[0], self.tolerance)
+            real = run.task.encode(run.rows("retain")[: self.rows])
+            best = confirmed(noise, ranked, lambda: accuracy(run.model, run.task, real)[0], self.tolerance)
         return {**asdict(best), "candidates": len(ranked), "energy_kept": noise.settle(best)}
