@@ -23,8 +23,6 @@ from llm_unlearn.observe import Done
 from llm_unlearn.run import Run
 from llm_unlearn.tasks import Row
 
-LEAST = 320  # adversarial examples in all, so that 16 rows have the paper's 20 each
-
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceWise(Method):
@@ -41,7 +39,7 @@ class InstanceWise(Method):
     adversarial: bool = True  # this and importance off, with cross_entropy: plain negative gradient
     importance: bool = True
     examples: int | None = (
-        None  # adversarial ones a row; None: 4, more where rows are few. Differs from the paper: 20 to 300
+        None  # adversarial ones a row; None: 320 / rows, 4 to 20, of 256 rows at most. Differs from the paper: 20 to 300
     )
     attack_steps: int = 20  # Differs from the paper: 100
     pixel_radius: float = 0.045  # a pixel, of its range. Differs from the paper: 4.0 for 32 x 32 x 3 pixels, so 0.072
@@ -87,8 +85,7 @@ class InstanceWise(Method):
         """Return the adversarial examples, before the first step."""
         how = {"pixel_radius": self.pixel_radius, "word_radius": self.word_radius, "steps": self.attack_steps}
         rows, seed = run.rows("forget"), run.seed + 1
-        times = self.examples or max(4, round(LEAST / len(rows)))
-        return anchors(run.model, run.task, rows, times=times, seed=seed, progress=True, **how)
+        return anchors(run.model, run.task, rows, times=self.examples, seed=seed, progress=True, **how)
 
     def objective(self, run: Run, goal: str, near: Anchors | None) -> Objective:
         """Return the terms; adversarial examples and held weights are constants made before the first step."""
