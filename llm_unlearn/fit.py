@@ -85,14 +85,17 @@ def fit(
     observer.settle()
     trainer.accelerator.wait_for_everyone()  # nobody writes into a checkpoint that is about to be removed
     if arguments.process_index == 0:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / "final.part"
-        )
-        (folder / "final.part").replace(folder / FINAL)
-        write_text(folder / "history.json", json.dumps(observer.history))  # a destroyed model's may hold NaN
-        write_text(folder / DONE, json.dumps({"steps": steps, **observer.progress.state}))
-        for checkpoint in folder.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
+        _leave(folder, weights, observer, steps)
+
+
+def _leave(folder: Path, weights: Mapping[str, nn.Parameter], observer: Observer, steps: int) -> None:
+    """Write the phase's weights, history and, last, the mark that it is done; its checkpoints go."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / "final.part")
+    (folder / "final.part").replace(folder / FINAL)
+    write_text(folder / "history.json", json.dumps(observer.history))  # a destroyed model's may hold NaN
+    write_text(folder / DONE, json.dumps({"steps": steps, **observer.progress.state}))
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
 
 
 @contextmanager
