@@ -25,6 +25,7 @@ from llm_unlearn.tasks import Batch, Example, Row, Task
 
 TRAVEL = 2.5  # radii that all steps together can go: the founding papers' 100 steps of 0.1 in a ball of 4
 TINY = 1e-12
+WANTED, FEWEST, MOST, MOST_ROWS = 320, 4, 20, 256  # adversarial examples in all, and a row; rows they are made from
 
 
 @dataclass(frozen=True)
@@ -214,12 +215,20 @@ class Anchors:
         return out
 
 
-def anchors(model: nn.Module, task: Task, rows: Sequence[Row], *, times: int, seed: int = 0, **attack: Any) -> Anchors:
+def anchors(
+    model: nn.Module, task: Task, rows: Sequence[Row], *, times: int | None = None, seed: int = 0, **attack: Any
+) -> Anchors:
     """Return the adversarial examples of the rows that hit other labels, `times` tried a row; `attack` are pgd's settings.
 
+    Without `times`: about 320 in all, at least 4 and at most 20 a row, and of more than 256 rows as many drawn by the seed.
     Raises RecipeError where none hits.
     """
-    aimed = task.encode(with_other_labels(model, task, rows, times=times, seed=seed))
+    if times is None:
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:MOST_ROWS].sort().values
+        times, drawn = max(FEWEST, min(MOST, WANTED // len(rows))), [rows[i] for i in order.tolist()]
+    else:
+        drawn = list(rows)
+    aimed = task.encode(with_other_labels(model, task, drawn, times=times, seed=seed))
     found = pgd(model, task, aimed, seed=seed, **attack)
     hits = found.hits.nonzero()[:, 0].tolist()
     if not hits:

@@ -38,7 +38,9 @@ class InstanceWise(Method):
     limit: float = 4.0  # nats above which -CE pushes a decision no further. Differs from the paper: none
     adversarial: bool = True  # this and importance off, with cross_entropy: plain negative gradient
     importance: bool = True
-    examples: int = 20  # adversarial examples a row, the paper's least (20 to 300)
+    examples: int | None = (
+        None  # adversarial ones a row; None: 320 / rows, 4 to 20, of 256 rows at most. Differs from the paper: 20 to 300
+    )
     attack_steps: int = 20  # Differs from the paper: 100
     pixel_radius: float = 0.045  # a pixel, of its range. Differs from the paper: 4.0 for 32 x 32 x 3 pixels, so 0.072
     word_radius: float = 0.4  # of the norm of a text's embeddings; at 0.1 a fifth of the attacks hit (toy texts)
@@ -59,12 +61,6 @@ class InstanceWise(Method):
         decay="constant",
         max_grad_norm=0.0,
     )
-
-    def check(self, run: Run) -> None:
-        """Raise also where there are no unseen rows to stop at."""
-        super().check(run)
-        if self.stop_at == "holdout":
-            run.rows("holdout")
 
     def unlearn(self, run: Run) -> None:
         """Make adversarial examples and importance from the model as it is, then fit until the goal is reached."""
@@ -117,7 +113,8 @@ class InstanceWise(Method):
         if goal == "relabel":
             return lambda model: other_answers.at_most(model, task, examples, 0, wrong=True)
         at = self.stop_at if self.stop_at != "auto" else "holdout" if task.name == "causal_lm" else "zero"
-        unseen = task.encode(run.splits.get("holdout", ())) if at == "holdout" else []
+        asked = run.rows("holdout") if self.stop_at == "holdout" else run.splits.get("holdout", ())
+        unseen = task.encode(asked) if at == "holdout" and asked else []
         level = other_answers.right_share(run.model, task, unseen) if unseen else 0.0
         allowed = level * sum(sum(example.get("scored", [1])) for example in examples)
         return lambda model: other_answers.at_most(model, task, examples, allowed)

@@ -1,0 +1,275 @@
+"""Instance-wise unlearning: its loss by hand, its labels, when it stops, and that it looks at the forget rows alone."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import Bench, logits, progress, shortened, weights
+from torch import nn
+
+from llm_unlearn.adversary import Anchors
+from llm_unlearn.decisions import Decisions
+from llm_unlearn.errors import DataError, RecipeError
+from llm_unlearn.fit import fit
+from llm_unlearn.head import trainable
+from llm_unlearn.held import held, pull, scaled
+from llm_unlearn.methods.instance_wise import InstanceWise
+from llm_unlearn.other_answers import at_most, pushed_off, right_share, with_other_labels
+from llm_unlearn.run import Run
+from llm_unlearn.schedule import Schedule
+
+ROOM = Schedule(steps=100, forget_batch=4, retain_per_forget=4, warmup_steps=0, learning_rate=6e-3, decay="constant")
+
+
+def finished(run: Run) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run.folder / "method.json").read_text())
+    return found
+
+
+# --- the loss ---
+
+
+def test_the_loss_before_the_first_step_is_the_equation(images: Bench, tmp_path: Path) -> None:
+    """f = 1/5 with four adversarial rows a forget row: L = -CE(x, y)/5 + 4 CE(x', y')/5, and nothing has moved."""
+    method = InstanceWise(push="cross_entropy", limit=99.0, examples=4, training=ROOM, pixel_radius=0.3)
+    run = images.run(tmp_path)
+    near = method.near(run)
+    examples = {"forget": run.task.encode(run.rows("forget")[:2]), "adversarial": near.examples[:8]}
+    batch = run.task.collate_streams(examples)
+    run.model.eval()
+    found = method.objective(run, "misclassify", near)(run.model, batch, progress())
+
+    def mean_loss(pixels: torch.Tensor, labels: torch.Tensor) -> float:
+        with torch.no_grad():
+            return F.cross_entropy(images.target(pixel_values=pixels).logits, labels).item()
+
+    own = mean_loss(batch["forget"]["pixel_values"], batch["forget"]["labels"])
+    moved = batch["adversarial"]["pixel_values"] + near.table[:8].float()
+    other = mean_loss(moved, batch["adversarial"]["labels"])
+    assert found["forget"].item() == pytest.approx(-own / 5, rel=1e-4)
+    assert found["adversarial"].item() == pytest.approx(0.8 * other, rel=1e-4)
+    assert found["held"].item() == 0.0 and set(found) == {"forget", "adversarial", "held"}
+    relabelled = method.objective(run, "relabel", near)(run.model, batch, progress())
+    assert relabelled["forget"].item() == pytest.approx(
+        own / 5, rel=1e-4
+    )  # the same rows: their labels are the stream's
+
+
+def test_without_adversarial_examples_it_is_negative_gradient(images: Bench, tmp_path: Path) -> None:
+    method = InstanceWise(adversarial=False, importance=False, push="cross_entropy", limit=99.0, training=ROOM)
+    run = images.run(tmp_path)
+    batch = {"forget": images.batch("forget")}
+    found = method.objective(run, "misclassify", None)(run.model.eval(), batch, progress())
+    with torch.no_grad():
+        expected = -images.task.decisions(images.target, batch["forget"]).nll().mean().item()
+    assert set(found) == {"forget"} and found["forget"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_margin_by_hand() -> None:
+    """Logits (3, 1, 0) with label 0: 0.5 + 3 - 1 = 2.5; with label 1: 0.5 + 1 - 3 < 0, so 0 and no gradient."""
+    scores = torch.tensor([[3.0, 1.0, 0.0], [3.0, 1.0, 0.0]], requires_grad=True)
+    every = torch.arange(2)
+    found = pushed_off(
+        Decisions(labels=every, owner=every, scored=torch.ones(2, dtype=torch.bool), batch_size=2, scores=scores), 0.5
+    )
+    assert found.tolist() == [2.5, 0.0]
+    found.sum().backward()
+    assert scores.grad is not None and scores.grad.tolist() == [[1.0, -1.0, 0.0], [0.0, 0.0, 0.0]]
+
+
+def test_what_the_rows_do_not_use_is_held(images: Bench) -> None:
+    """After every weight moved by 0.1: pull = sum of (1 - importance) * 0.01 / 2."""
+    model = images.wrapped()
+    found = held(model, images.task, images.task.encode(images.splits["forget"]))
+    assert pull(model, found).item() == 0.0
+    with torch.no_grad():
+        for parameter in trainable(model).values():
+            parameter += 0.1
+    expected = sum(0.005 * much.sum().item() for much, _ in found.values())
+    assert pull(model, found).item() == pytest.approx(expected, rel=1e-3) and expected > 0
+    assert all(0 <= much.min() and much.max() <= 1 and much.min() == 0 for much, _ in found.values())
+
+
+def test_a_fresh_adapter_s_unreached_factors_are_left_out(images: Bench) -> None:
+    """B = 0, so no gradient reaches A: what is not known is not held; B is."""
+    names = held(images.wrapped(), images.task, images.task.encode(images.splits["forget"]))
+    assert names and all("lora_B" in name for name in names)
+
+
+def test_a_constant_importance_is_zero_not_nan() -> None:
+    assert scaled(torch.full((3,), 0.7)).tolist() == [0.0] * 3
+    assert scaled(torch.tensor([1.0, 2.0, 3.0])).tolist() == [0.0, 0.5, 1.0]
+
+
+# --- the labels ---
+
+
+def test_other_labels_are_uniform_over_the_others(images: Bench) -> None:
+    """The authors' fallback gave C // 2 too often, at times the row's own label."""
+    rows = [{**row, "label": i % 3} for i, row in enumerate(images.splits["forget"])]
+    found = with_other_labels(images.target, images.task, rows, times=300)
+    assert len(found) == 300 * len(rows)
+    for own in range(3):
+        drawn = Counter(
+            each["label"]
+            for row, each in zip([row for row in rows for _ in range(300)], found, strict=True)
+            if row["label"] == own
+        )
+        assert own not in drawn and len(drawn) == 2
+        assert all(abs(count / sum(drawn.values()) - 0.5) < 0.05 for count in drawn.values())
+
+
+def test_other_answers_are_other_rows(language: Bench) -> None:
+    rows = language.splits["forget"]
+    found = with_other_labels(language.target, language.task, rows, times=3)
+    said = {row["response"] for row in rows}
+    assert all(new["response"] in said for new in found)
+    assert not any(
+        new["response"] == old["response"] for new, old in zip(found, [r for r in rows for _ in range(3)], strict=True)
+    )
+    given = with_other_labels(language.target, language.task, rows, answer="I don't know.")
+    assert {row["response"] for row in given} == {"I don't know."}
+    with pytest.raises(DataError, match="every forget row has the same response.*method.answer"):
+        with_other_labels(language.target, language.task, [{**row, "response": "Ostrand"} for row in rows])
+
+
+def test_rows_with_several_labels_are_refused(images: Bench, tmp_path: Path) -> None:
+    rows = [{**row, "label": [1, 0, 1]} for row in images.splits["forget"]]
+    with pytest.raises(DataError, match="several labels each.*give single-label rows, or choose another method"):
+        shortened(InstanceWise).unlearn(images.run(tmp_path, splits={"forget": rows}))
+
+
+# --- where it ends ---
+
+
+@pytest.mark.parametrize("goal", ["misclassify", "relabel"])
+def test_it_stops_with_the_step_that_reaches_the_goal(goal: Any, images: Bench, tmp_path: Path) -> None:
+    run = images.run(tmp_path)
+    plain = InstanceWise(goal=goal, adversarial=False, importance=False)
+    replace(plain, training=ROOM).unlearn(run)
+    said = finished(run)
+    assert said["goal"] == goal and 0 < said["finished_after_steps"] < said["most_steps"] == 100
+    now = logits(images.task, run.model, images.batch("forget")).argmax(-1)
+    other = with_other_labels(images.target, images.task, images.splits["forget"], seed=run.seed)
+    if goal == "misclassify":
+        assert not (now == images.batch("forget")["labels"]).any()
+    else:
+        assert now.tolist() == [row["label"] for row in other]
+    one_less = replace(ROOM, steps=said["finished_after_steps"] - 1)
+    before = images.run(tmp_path / "before")
+    replace(plain, training=one_less).unlearn(before)
+    assert finished(before)["finished_after_steps"] is None
+
+
+def test_an_interrupted_fit_ends_at_the_same_step(images: Bench, tmp_path: Path) -> None:
+    method = InstanceWise(examples=1, pixel_radius=0.3, importance=False, training=ROOM)
+
+    def run(folder: str) -> Run:
+        return replace(images.run(tmp_path / folder), trainer={"save_steps": 1})
+
+    whole, broken = run("whole"), run("broken")
+    method.unlearn(whole)
+    steps = finished(whole)["finished_after_steps"]
+    assert steps > 3
+    asked: list[int] = []
+    done = method.done(broken, "misclassify", broken.rows("forget"))
+
+    def interrupted(model: nn.Module) -> bool:
+        asked.append(1)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return done(model)
+
+    near = method.near(broken)
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            broken,
+            {"forget": broken.rows("forget")},
+            method.objective(broken, "misclassify", near),
+            schedule=ROOM,
+            encoded={"adversarial": near.examples},
+            done=interrupted,
+        )
+    again = run("broken")
+    method.unlearn(again)
+    assert finished(again)["finished_after_steps"] == steps
+    for name, weight in weights(whole.model).items():
+        torch.testing.assert_close(weights(again.model)[name], weight, rtol=0, atol=1e-6)
+
+
+def test_a_language_model_s_rows_say_another_row_s_answer(language: Bench, tmp_path: Path) -> None:
+    run = language.run(tmp_path, splits={"forget": language.splits["forget"][:4]})
+    InstanceWise(examples=2, word_radius=1.0, training=replace(ROOM, steps=150)).unlearn(run)
+    assert finished(run)["goal"] == "relabel" and finished(run)["finished_after_steps"] is not None
+    other = with_other_labels(run.model, run.task, run.rows("forget"), seed=run.seed)
+    assert right_share(run.model, run.task, run.task.encode(other)) == 1.0
+
+
+def test_a_language_model_is_pushed_down_to_unseen_rows_only(language: Bench, tmp_path: Path) -> None:
+    run = language.run(tmp_path)
+    unseen = right_share(language.target, run.task, run.task.encode(run.rows("holdout")))
+    InstanceWise(goal="misclassify", adversarial=False, training=ROOM).unlearn(run)
+    left = right_share(run.model, run.task, run.task.encode(run.rows("forget")))
+    assert finished(run)["finished_after_steps"] is not None and left <= unseen < 0.8
+
+
+def test_counting_ends_early_and_right(images: Bench) -> None:
+    examples = images.task.encode(images.splits["forget"])
+    batches: list[int] = []
+    hook = images.target.register_forward_hook(lambda module, args, out: batches.append(len(out.logits)))
+    assert not at_most(images.target, images.task, examples, 3, batch_size=4)
+    assert batches == [4]  # four rows are right, three may be
+    assert at_most(images.target, images.task, examples, 12, batch_size=4)
+    assert at_most(images.target, images.task, examples, 0, wrong=True)
+    hook.remove()
+    assert right_share(images.target, images.task, examples) == 1.0
+
+
+# --- what it looks at ---
+
+
+class Untouchable(list):  # type: ignore[type-arg]
+    """Rows that must not be read."""
+
+    def __iter__(self) -> Any:
+        raise AssertionError("retain was read")
+
+    def __getitem__(self, place: Any) -> Any:
+        raise AssertionError("retain was read")
+
+
+@pytest.mark.parametrize("name", ["language", "sentences", "images"])
+def test_it_never_reads_what_is_kept(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    here: Bench = request.getfixturevalue(name)
+    splits = {**here.splits, "retain": Untouchable([1]), "neighbour": Untouchable([1]), "general": Untouchable([1])}
+    run = here.run(tmp_path, splits=splits)
+    method = InstanceWise(examples=2, word_radius=1.0, training=replace(ROOM, steps=2))
+    assert method.needs == {"forget"}
+    method.unlearn(run)
+    with pytest.raises(AssertionError):  # non-vacuity
+        list(run.rows("retain"))
+
+
+def test_attacks_that_all_miss_are_an_error(images: Bench, tmp_path: Path) -> None:
+    method = InstanceWise(examples=1, pixel_radius=1e-6, attack_steps=1, training=ROOM)
+    with pytest.raises(RecipeError, match="none of 12 adversarial examples.*method.pixel_radius"):
+        method.unlearn(images.run(tmp_path))
+
+
+def test_only_attacks_that_hit_are_kept(images: Bench, tmp_path: Path) -> None:
+    run = images.run(tmp_path)
+    near: Anchors = InstanceWise(examples=4, pixel_radius=0.012).near(run)
+    assert 0 < len(near.examples) < near.tried == 48  # some miss
+    batch = near.join(run.model, run.task, run.task.collate_streams({"near": near.examples}), "near")["near"]
+    assert (logits(run.task, run.model, batch).argmax(-1) == batch["labels"]).all()
+
+
+def test_unseen_rows_are_asked_for_where_they_are_needed(images: Bench, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="needs the split 'holdout'"):
+        run = images.run(tmp_path, splits={"forget": images.splits["forget"]})
+        InstanceWise(stop_at="holdout", adversarial=False).unlearn(run)
