@@ -18,7 +18,7 @@ from llm_unlearn.errors import NothingChanged
 from llm_unlearn.evaluation import Evaluation, assess, measure
 from llm_unlearn.figures import unknown_to
 from llm_unlearn.files import read_json, write_json
-from llm_unlearn.loading import load_model, load_task, new_model
+from llm_unlearn.loading import check_alike, load_model, load_task, new_model
 from llm_unlearn.lora import attach
 from llm_unlearn.manifest import manifest, peak_memory_bytes, redacted_command, redacted_request, versions
 from llm_unlearn.prepare import Prepared, measured, with_holdout
@@ -105,6 +105,8 @@ class Job:
         self.clock = Clock()
         set_seed(recipe.seed)
         self.task: Task = load_task(recipe, recipe.model)
+        for gold in (recipe.gold, *recipe.golds):  # before an hour is spent on what can't be compared
+            check_alike(recipe, gold, "gold", self.task)
         self.prepared = with_holdout(prepared, recipe, token_count(self.task))
         self.evaluation = evaluation_of(self.task, self.prepared, recipe)
         for name, scores in known.items():
