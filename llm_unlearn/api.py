@@ -11,10 +11,12 @@ from typing import Any
 from peft import PeftModel
 
 from llm_unlearn import report as reports
+from llm_unlearn.alike import check_alike
 from llm_unlearn.data.sources import fingerprint
 from llm_unlearn.evaluation import Evaluation, assess
-from llm_unlearn.job import Job, asked_for, evaluation_of, further, token_count
+from llm_unlearn.job import Job
 from llm_unlearn.loading import load_model, load_task
+from llm_unlearn.measuring import asked_for, evaluation_of, further, token_count
 from llm_unlearn.prepare import in_memory, prepare, with_holdout
 from llm_unlearn.reading import read_before
 from llm_unlearn.recipe import Recipe, from_values, to_dict
@@ -68,6 +70,8 @@ def evaluate(
     """
     recipe = from_values({"forget": "-", "retain": "--", **settings, "model": model})
     task = load_task(recipe, model)
+    for name, place in (("before", before), ("gold", gold)):
+        check_alike(recipe, place, name, task)
     rows = Evaluation(task, {name: list(each) for name, each in splits.items()}, **asked_for(recipe))
     loaded = load_model(recipe, model)
     if adapter or before:

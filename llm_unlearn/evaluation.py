@@ -20,6 +20,7 @@ from torch import nn
 
 from llm_unlearn import cache
 from llm_unlearn.activations import HeadInput
+from llm_unlearn.errors import NotFinite
 from llm_unlearn.figures import Assessment, Figure, assess, figures
 from llm_unlearn.gradients import gradient_norm
 from llm_unlearn.passed import Passed, by_example, of_classes
@@ -138,7 +139,19 @@ def _measure(
     finally:
         for module, training in modes:
             module.training = training
+    _check_numbers(out, label)
     return out
+
+
+def _check_numbers(scores: ModelScores, label: str) -> None:
+    """Raise NotFinite where a row's log-probabilities are no numbers: left out of a mean they would hide a broken model."""
+    bad = sum(bool(np.isnan(row).any()) for each in scores.values() for row in each.log_probs)
+    if bad:
+        raise NotFinite(
+            f"the model{f' {label}' if label else ''} gives a loss that is not a number on {bad} of "
+            f"{sum(map(len, scores.values()))} rows, so nothing can be measured: try --precision fp32; if that changes nothing, "
+            "its weights are broken."
+        )
 
 
 def _teacher_forced(

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,23 +12,32 @@ from typing import Any
 from torch import nn
 from transformers.trainer_utils import set_seed
 
-from llm_unlearn import cache, guard, hub, plots
+from llm_unlearn import guard, hub, plots
 from llm_unlearn import report as reports
+from llm_unlearn.alike import check_alike
 from llm_unlearn.data.mnemonic import FILE, Codes
 from llm_unlearn.errors import NothingChanged
-from llm_unlearn.evaluation import Evaluation, assess, measure
+from llm_unlearn.evaluation import assess
 from llm_unlearn.figures import unknown_to
 from llm_unlearn.files import read_json, write_json
-from llm_unlearn.loading import PEFT_TASKS, embedded_origin, load_adapted, load_codes, load_model, load_task, new_model
+from llm_unlearn.loading import (
+    PEFT_TASKS,
+    embedded_origin,
+    load_adapted,
+    load_codes,
+    load_model,
+    load_task,
+)
 from llm_unlearn.lora import attach
 from llm_unlearn.manifest import manifest, peak_memory_bytes, redacted_command, redacted_request, versions
-from llm_unlearn.prepare import Prepared, measured, with_holdout
+from llm_unlearn.measuring import evaluation_of, further, token_count
+from llm_unlearn.prepare import Prepared, with_holdout
 from llm_unlearn.reading import read_before
 from llm_unlearn.recipe import SANDBOX, Recipe, to_dict
 from llm_unlearn.run import Run
 from llm_unlearn.runfolder import RunFolder, is_main, on_main
 from llm_unlearn.scores import ModelScores, Scores
-from llm_unlearn.suites import figures_of, needs_activations, needs_gradients, needs_random
+from llm_unlearn.suites import figures_of
 from llm_unlearn.targets import training_seconds
 from llm_unlearn.tasks import Task
 from llm_unlearn.verdict import verdict
@@ -51,36 +60,9 @@ class Clock:
         self.seconds[phase] = round(self.seconds.get(phase, 0.0) + time.perf_counter() - start, 2)
 
 
-def evaluation_of(task: Task, prepared: Prepared, recipe: Recipe) -> Evaluation:
-    """Return what measures a recipe's models; which rows are measured does not depend on the run's seed."""
-    rows = measured(prepared.splits, recipe.evaluation.rows, seed=0)
-    return Evaluation(task, rows, **asked_for(recipe), progress=is_main())
-
-
-def asked_for(recipe: Recipe) -> dict[str, Any]:
-    """Return how the recipe's models are measured: what its figures need beside the one pass, and where scores are kept."""
-    how = recipe.evaluation
-    needs = {"grad_norm": needs_gradients(how.suite), "activations": needs_activations(how.suite, recipe.task)}
-    return {**needs, "batch_size": how.batch_size, "cache": cache.folder() if how.cache else None}
-
-
-def further(recipe: Recipe, evaluation: Evaluation) -> dict[str, ModelScores]:
-    """Return the scores of the further models that the suite's figures take, by name."""
-    if not needs_random(recipe.evaluation.suite, recipe.task):
-        return {}
-    rows = {"forget": evaluation.splits.get("forget", ())}
-    return {"random": measure(new_model(recipe), evaluation.task, rows, batch_size=evaluation.options.batch_size)}
-
-
 def _trainer_arguments(recipe: Recipe) -> dict[str, Any]:
     checkpointing = {"gradient_checkpointing": True} if recipe.gradient_checkpointing else {}
     return {"gradient_accumulation_steps": recipe.accumulation, **checkpointing}
-
-
-def token_count(task: Task) -> Callable[[str], int] | None:
-    """Return what counts the tokens of a text; None where the task reads no text."""
-    tokenizer = getattr(task, "tokenizer", None)
-    return None if tokenizer is None else lambda text: len(tokenizer.tokenize(text))
 
 
 def answers_of(scores: Scores) -> Sequence[Any] | None:
@@ -106,6 +88,8 @@ class Job:
         self.clock = Clock()
         set_seed(recipe.seed)
         self.task: Task = load_task(recipe, recipe.model)
+        for gold in (recipe.gold, *recipe.golds):  # before an hour is spent on what can't be compared
+            check_alike(recipe, gold, "gold", self.task)
         self.prepared = with_holdout(prepared, recipe, token_count(self.task))
         self.evaluation = evaluation_of(self.task, self.prepared, recipe)
         for name, scores in known.items():

@@ -95,7 +95,7 @@ def load_model(recipe: Recipe, name: str, *, role: str = "target") -> nn.Module:
             )
         model: nn.Module = loader.from_pretrained(path, revision=recipe.revision, dtype=dtype)
     except (OSError, ImportError, KeyError, RuntimeError) as error:
-        raise DataError(f"cannot load the model {name!r}: {_first_sentence(error)}") from error
+        raise DataError(f"cannot load the model {name!r}: {first_sentence(error)}") from error
     return _finished(recipe, model, role)
 
 
@@ -159,7 +159,7 @@ def new_model(recipe: Recipe) -> nn.Module:
     try:
         config = AutoConfig.from_pretrained(path, revision=recipe.revision)
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot load the configuration of {recipe.model!r}: {_first_sentence(error)}") from error
+        raise DataError(f"cannot load the configuration of {recipe.model!r}: {first_sentence(error)}") from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model: nn.Module = HEADS[recipe.task][1].from_config(config, dtype=_dtype(recipe))
@@ -172,7 +172,8 @@ def _dtype(recipe: Recipe) -> torch.dtype:
     return torch.bfloat16 if recipe.precision == "bf16" else torch.float32
 
 
-def _first_sentence(error: BaseException) -> str:
+def first_sentence(error: BaseException) -> str:
+    """Return what an error says, on one line and not too long."""
     text = " ".join(str(error).split())
     return text[:200] + ("…" if len(text) > 200 else "")
 
@@ -186,7 +187,7 @@ def load_task(recipe: Recipe, name: str) -> Task:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=recipe.revision)
         config = AutoConfig.from_pretrained(path, revision=recipe.revision)
     except (OSError, ImportError, KeyError, ValueError) as error:
-        raise DataError(f"cannot load the tokenizer of {name!r}: {_first_sentence(error)}") from error
+        raise DataError(f"cannot load the tokenizer of {name!r}: {first_sentence(error)}") from error
     if recipe.task == "causal_lm":
         return CausalLM(tokenizer=tokenizer, max_length=_context(config, tokenizer))
     return SequenceClassifier(
@@ -205,7 +206,7 @@ def _image_task(recipe: Recipe, name: str) -> Task:
     try:
         config = AutoConfig.from_pretrained(path, revision=recipe.revision)
     except (OSError, ImportError, KeyError, ValueError) as error:
-        raise DataError(f"cannot load the configuration of {name!r}: {_first_sentence(error)}") from error
+        raise DataError(f"cannot load the configuration of {name!r}: {first_sentence(error)}") from error
     channels = getattr(config, "num_channels", None) or 3
     processor: Any = _pixels(recipe, channels, getattr(config, "image_size", None))
     if recipe.image == Pictures():
@@ -215,7 +216,7 @@ def _image_task(recipe: Recipe, name: str) -> Task:
         except OSError:  # none was saved beside the model
             pass
         except (ImportError, KeyError, ValueError) as error:
-            raise DataError(f"cannot load the image processor of {name!r}: {_first_sentence(error)}") from error
+            raise DataError(f"cannot load the image processor of {name!r}: {first_sentence(error)}") from error
     return ImageClassifier(processor=processor, classes=int(config.num_labels), channels=channels)
 
 

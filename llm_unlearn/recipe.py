@@ -55,9 +55,9 @@ class Evaluation:
     batch_size: int = 64  # rows in one forward pass
     rows: int = 200  # at most so many rows of a split are measured
     suite: Literal["quick", "standard", "full"] = "standard"  # which figures; full: gradient norms too (--suite)
-    cache: bool = (
-        True  # keep what before and gold score (private, ~/.cache/llm_unlearn) for later runs on the same rows
-    )
+    # keep what before and gold score for later runs on the same rows, in ~/.cache/llm_unlearn/private: with before's answers
+    # to the forget rows, so only where it is asked for
+    cache: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

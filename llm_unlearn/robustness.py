@@ -23,7 +23,7 @@ from llm_unlearn.plots import PAGE
 from llm_unlearn.report import number, plain_json
 from llm_unlearn.runfolder import is_main, on_main
 from llm_unlearn.sections import put_attacks
-from llm_unlearn.subject import Subject
+from llm_unlearn.subject import Subject, check_alike
 
 COLUMNS = (
     *("attack", "setting", "figure", "before", "attacked", "after", "attacked", "gold", "attacked"),
@@ -70,6 +70,9 @@ def attack(options: Options) -> dict[str, Any]:
     """Run the attacks, write what came of it and return it; every process of a job calls this."""
     if not options.splits.get("forget"):
         raise DataError("attacks need the forget rows: give --run DIR, or --forget FILE with --model.")
+    for name in options.names:
+        if name != "after":
+            check_alike(options, name)
     attacked = Attacked(
         options.load,
         options.names,

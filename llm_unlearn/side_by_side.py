@@ -27,7 +27,11 @@ def every_figure(groups: Mapping[str, Sequence["Run"]], spread: Spread) -> str:
         key = figure["name"], figure["split"]
         after = [spread([run.value("after", key) for run in members]) for members in groups.values()]
         ends = [number(figure[model]) for model in ("before", "gold")]
-        lines.append([key[0], key[1] or "all", ends[0], *after, ends[1], str(figure["n"])])
+        sizes = [run.figures[key]["n"] for run in runs if run.value("after", key) is not None]
+        rows = " to ".join(
+            str(size) for size in dict.fromkeys([min(sizes), max(sizes)])
+        )  # empty answers count in no figure
+        lines.append([key[0], key[1] or "all", ends[0], *after, ends[1], rows])
     return _markdown(["figure", "split", "before", *groups, "gold", "n"], lines, left=2)
 
 

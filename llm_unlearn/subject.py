@@ -11,15 +11,13 @@ from typing import Any
 from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import load_peft_weights
 from torch import nn
-from transformers import AutoConfig
 
-from llm_unlearn import hub
-from llm_unlearn.builds import is_build
+from llm_unlearn import alike, hub
 from llm_unlearn.data.sources import load
 from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.files import read_json
-from llm_unlearn.job import token_count
-from llm_unlearn.loading import checkpoint, load_model, load_task
+from llm_unlearn.loading import load_model, load_task
+from llm_unlearn.measuring import token_count
 from llm_unlearn.prepare import prepare, with_holdout
 from llm_unlearn.recipe import SPLITS, Recipe, from_values
 from llm_unlearn.runfolder import read_request
@@ -144,45 +142,5 @@ def _check_whole(wrapped: PeftModel, adapter: str, stored: set[str]) -> None:
 
 def check_alike(subject: Subject, name: str) -> None:
     """Raise DataError where `before` or `gold` is of another architecture than the model, or reads with another tokenizer."""
-    recipe = subject.recipe
-    model, other = recipe.model, subject.before if name == "before" else recipe.gold
-    if other is None or other == model or is_build(model):  # weights of the same function: loading them compares them
-        return
-    here, there = checkpoint(model, recipe=recipe), checkpoint(other, name, recipe)
-    mine, theirs = _config(recipe, here), _config(recipe, there)
-    if _shape(mine) != _shape(theirs):
-        raise DataError(
-            f"{name} {other!r} is a {_shape(theirs)}, and the model {model!r} a {_shape(mine)}: their figures cannot be "
-            f"compared; give a {name} of the model's own architecture."
-        )
-    if subject.reader.name == "image_classifier":
-        return
-    words = _words(recipe, here), _words(recipe, there)
-    if words[1] is None:  # saved without a tokenizer: as many words is all that can be asked of it
-        words = mine.get_text_config().vocab_size, theirs.get_text_config().vocab_size
-    if words[0] != words[1]:
-        raise DataError(
-            f"{name} {other!r} has another tokenizer than the model {model!r}: figures a token cannot be compared; "
-            f"give a {name} with the model's own."
-        )
-
-
-def _words(recipe: Recipe, path: str) -> Any:
-    try:
-        return load_task(recipe, path).tokenizer.get_vocab()  # type: ignore[attr-defined]
-    except DataError:
-        return None
-
-
-def _config(recipe: Recipe, path: str) -> Any:
-    try:
-        return AutoConfig.from_pretrained(path, revision=recipe.revision)
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot load the model {path!r}: {' '.join(str(error).split())[:200]}") from error
-
-
-def _shape(config: Any) -> str:
-    text = config.get_text_config()
-    depth = getattr(text, "num_hidden_layers", None) or getattr(text, "depths", None)
-    width = getattr(text, "hidden_size", None) or getattr(text, "hidden_sizes", None)
-    return f"{config.model_type} of {depth} layers and width {width}"
+    other = subject.before if name == "before" else subject.recipe.gold
+    alike.check_alike(subject.recipe, other, name, subject.reader)

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Bench, learn
+from conftest import Bench, byte_level_bpe, learn, llama
 from peft import PeftModel
 from test_evaluation import Calls, rich_rows
 
 from llm_unlearn import cache, evaluate, job, unlearn
+from llm_unlearn.errors import DataError, NotFinite
 from llm_unlearn.evaluation import Evaluation
 from llm_unlearn.figures import figures
 from llm_unlearn.suites import FULL
@@ -190,6 +191,28 @@ def test_a_second_request_measures_neither_before_nor_gold(
     places = [path for path in cache.folder().rglob("*") if path.is_file()]
     assert len(places) == 2 * 3 and {stat.S_IMODE(path.stat().st_mode) for path in places} == {0o600}
     assert "private" in cache.folder().parts, "before and gold on three splits, and never after"
+
+
+def test_a_gold_that_cannot_be_compared_is_one_line_before_anything_is_trained(
+    language: Bench, saved: dict[str, Any], tmp_path: Path
+) -> None:
+    """Another tokenizer, another depth, and weights that are no numbers."""
+    place = tmp_path / "other"
+    language.origin.save_pretrained(place)  # type: ignore[operator]
+    byte_level_bpe(["quite other words are in here"], vocabulary=270).save_pretrained(place)
+    with pytest.raises(DataError, match="gold .*other' has another tokenizer than the model"):
+        request({**saved, "gold": str(place)}, tmp_path / "run")
+    assert not (tmp_path / "run" / "adapter").exists()
+    with pytest.raises(DataError, match="another tokenizer"):
+        evaluate(saved["model"], language.splits, gold=str(place))
+    llama(len(language.task.tokenizer), num_hidden_layers=3).save_pretrained(place)  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="llama of 3 layers .*a llama of 2 layers"):
+        evaluate(saved["model"], language.splits, gold=str(place))
+    broken = copy.deepcopy(language.target)
+    broken.lm_head.weight.data[:] = float("nan")  # type: ignore[union-attr, index]
+    broken.save_pretrained(saved["gold"])  # type: ignore[operator]
+    with pytest.raises(NotFinite, match="the model gold gives a loss that is not a number on 48 of 48 rows"):
+        evaluate(saved["model"], language.splits, gold=saved["gold"], evaluation={"cache": False})
 
 
 @pytest.mark.parametrize("change", ["adapter", "model", "precision", "rows", "suite"])

@@ -189,7 +189,9 @@ def test_classifiers_are_drawn_by_their_accuracies(three: list[str], tmp_path: P
 def test_a_figure_that_only_a_later_run_has_is_in_the_table(tmp_path: Path) -> None:
     more = report(0.3, 0.7, method="kl")
     more["figures"].append(figure("perplexity", "forget", 1.0, 3.5, 3.0, n=39))
+    more["figures"][0]["n"] = 38  # as where answers were empty
     runs, _ = compare.read([put(tmp_path / "a", report(0.2, 0.7)), put(tmp_path / "b", more)])
+    assert "| extraction_strength | forget | 1.000 | 0.200 | 0.300 | 0.100 | 38 to 40 |" in compare.markdown(runs)
     assert "| perplexity | forget | 1.000 | - | 3.500 | 3.000 | 39 |" in compare.markdown(runs)
 
 

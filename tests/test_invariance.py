@@ -1,6 +1,7 @@
 """What may not change a result: padding, how a step is cut into micro-batches, company in a batch, and the order of rows."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,20 @@ from typing import Any
 import pytest
 import torch
 from conftest import Bench, shortened, weights
-from torch import Tensor
+from torch import Tensor, nn
 
 from llm_unlearn.evaluation import measure
+from llm_unlearn.figures import figures
 from llm_unlearn.fit import Schedule, Stop
 from llm_unlearn.method import LossMethod, available, find
 from llm_unlearn.methods.npo import NPO
+from llm_unlearn.reading import read_by
+from llm_unlearn.scores import CLASSIFIERS
+from llm_unlearn.suites import figures_of
 from llm_unlearn.tasks import CausalLM
 
+# figures that a single greedy word or rank may move far on a dozen rows, in another number format
+LOOSE = ("rouge_l_recall", "rouge_l_f1", "fluency", "perplexity", "forget_quality", "privleak", "mia_tpr", "overall")
 LOSSES = [name for name in available() if issubclass(find(name), LossMethod)]
 
 
@@ -120,3 +127,63 @@ def test_grouping_by_length_only_reorders(language: Bench, tmp_path: Path) -> No
     assert_same(one, two)
     splits = {name: rows[::-1] for name, rows in language.splits.items()}
     assert_same(one, adapters(language, tmp_path / "three", NPO(training=schedule, stop=plain), splits=splits))
+
+
+def partly(bench: Bench) -> nn.Module:
+    """Return a model between knowing and not, so that no figure stands at an end of its scale."""
+    model = copy.deepcopy(bench.target)
+    with torch.no_grad():
+        for mine, blank in zip(model.parameters(), bench.origin.parameters(), strict=True):
+            mine.lerp_(blank, 0.25)
+    return model
+
+
+def every_figure(bench: Bench, change: str) -> dict[tuple[str, str | None], float]:
+    """Return every figure of the full suite that has a value, measured in one of several ways."""
+    splits = dict(bench.splits)
+    splits |= {
+        "general": splits["retain"][:7],
+        "neighbour": splits["retain"][7:12],
+        "forget_heldout": splits["holdout"][:5],
+    }
+    if bench.task.name == "causal_lm":
+        more = {"wrong": ["Lowfold", "a potter"]}
+        splits = {
+            name: [{**row, **more, "paraphrase": f"It is {row['response']}"} for row in rows]
+            for name, rows in splits.items()
+        }
+    if change == "order":
+        splits = {name: rows[::-1] for name, rows in splits.items()}
+    models = {"before": bench.target, "after": partly(bench), "gold": bench.origin}
+    how = {
+        "batch_size": {"batch": 1, "order": 5}.get(change, 64),
+        "max_new_tokens": 6,
+        "grad_norm": True,
+        "progress": False,
+    }
+    scores = {}
+    for name, model in models.items():
+        measured = copy.deepcopy(model).to(torch.bfloat16 if change == "bf16" else torch.float32)
+        scores[name] = measure(measured, bench.task, splits, activations=bench.task.name in CLASSIFIERS, **how)
+        if bench.task.name == "causal_lm":
+            scores[name] = read_by(models["before"], bench.task, splits, scores[name], progress=False)
+    names = figures_of("full", bench.task.name)
+    found = figures(**scores, metrics=names, others={"random": scores["gold"]})
+    return {(line.name, line.split): line.after for line in found if line.after is not None}
+
+
+@pytest.mark.parametrize("task", ["causal_lm", "sequence_classifier"])
+def test_no_figure_depends_on_batch_padding_or_the_order_of_rows(task: str, bench: Callable[[str], Bench]) -> None:
+    """To 1e-4; in bf16, which has 8 bits, to 0.1 (of figures above 1 to a tenth), greedy answers and p-values aside."""
+    plain = every_figure(bench(task), "plain")
+    assert {name for name, _ in plain} == set(figures_of("full", task)) - {"u_lira"}
+    for change in ("batch", "order"):
+        other = every_figure(bench(task), change)
+        assert other.keys() == plain.keys()
+        for key, value in plain.items():
+            assert other[key] == pytest.approx(value, rel=1e-4, abs=1e-4), (change, key)
+    rough = every_figure(bench(task), "bf16")
+    assert rough != plain, "it was measured in bf16"
+    for key, value in plain.items():
+        if key[0] not in LOOSE:
+            assert rough[key] == pytest.approx(value, rel=0.1, abs=0.1), key

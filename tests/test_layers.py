@@ -50,6 +50,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
     {"methods", "metrics"},
     {
         "activations",
+        "alike",
         "api",
         "attacks",
         "benchmarks",
@@ -70,6 +71,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "loading",
         "lock",
         "manifest",
+        "measuring",
         "meta",
         "one_shot",
         "options",

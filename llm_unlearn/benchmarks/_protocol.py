@@ -15,7 +15,7 @@ from llm_unlearn.recipe import SPLITS
 from llm_unlearn.report import number, plain_json
 from llm_unlearn.scores import Floats, ModelScores, Score, mean_score
 from llm_unlearn.statistics import bootstrap_interval
-from llm_unlearn.subject import Subject
+from llm_unlearn.subject import Subject, check_alike
 
 SCHEMA = 1
 COLUMNS = ("figure", "before", "after", "gold", "n")
@@ -128,6 +128,9 @@ class Result:
 def measured(request: Request, evaluations: Sequence[Evaluation], seconds: dict[str, float]) -> dict[str, ModelScores]:
     """Return the scores of every model the request names, loaded one at a time; adds each one's seconds to `seconds`."""
     out: dict[str, ModelScores] = {}
+    for name in request.names:
+        if name != "after":
+            check_alike(request, name)
     for name in request.names:
         start = time.perf_counter()
         model = request.load(name)

@@ -29,8 +29,10 @@ def components(scores: ModelScores) -> dict[str, Floats]:
 def lead(name: str, rows: Scores) -> Floats | None:
     """Return how far each row is above chance [B]; None where chance cannot be told."""
     if name.startswith("rouge") and rows.generated is not None and rows.answers is not None:
-        shifted = [*rows.answers[1:], rows.answers[0]]
-        return rouge_l_recall(rows.generated, rows.answers) - rouge_l_recall(rows.generated, shifted)
+        order = sorted(range(len(rows)), key=lambda i: rows.ids[i])  # whatever order the rows come in
+        following = dict(zip(order, [*order[1:], order[0]], strict=True))
+        others = [rows.answers[following[i]] for i in range(len(rows))]
+        return rouge_l_recall(rows.generated, rows.answers) - rouge_l_recall(rows.generated, others)
     if rows.wrong_losses is None:
         return None
     if name.startswith("probability"):
@@ -53,7 +55,7 @@ def left_out(before: ModelScores) -> list[str]:
     names = []
     for name in components(before):
         above = lead(name, before[name.rpartition(" ")[2]])
-        bound = None if above is None else bootstrap_interval(above[np.isfinite(above)])
+        bound = None if above is None else bootstrap_interval(np.sort(above[np.isfinite(above)]))
         if bound is not None and bound[0] <= 0:
             names.append(name)
     return names
