@@ -17,7 +17,19 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
     {"files", "settings", "named"},
     {"tasks", "decisions", "encoding", "head", "vision", "scores", "statistics"},
     {"reference", "importance", "adversary", "concepts", "data", "lora", "lora_linear"},
-    {"run", "schedule", "progress", "observe", "fit", "fresh", "fresh_classifiers", "train", "guard", "method", "sandbox"},
+    {
+        "run",
+        "schedule",
+        "progress",
+        "observe",
+        "fit",
+        "fresh",
+        "fresh_classifiers",
+        "train",
+        "guard",
+        "method",
+        "sandbox",
+    },
     {"methods", "metrics"},
     {"recipe", "options", "lock", "runfolder", "manifest", "prepare", "loading", "writing"}
     | {
@@ -36,6 +48,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
     | {"charts", "sections", "plots", "hub", "targets", "goldcache", "job", "api", "subject"}
     | {
         "held_out",
+        "papers",
         "attacks",
         "robustness",
         "benchmarks",
