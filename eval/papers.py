@@ -94,7 +94,9 @@ def main() -> None:
         raise RecipeError("no method of the plan runs on what was chosen; leave out --only, --setups or --methods.")
     todo = [group for group in groups if cells.missing(folder, group)]
     if todo:
-        each(cells.train_group, targets_first(todo), data, folder, given.jobs, "models")
+        targets, golds = models_of(todo)
+        each(cells.make_target, targets, data, folder, given.jobs, "targets")
+        each(cells.make_gold, golds, data, folder, given.jobs, "golds")
         each(cells.run_group, todo, data, folder, given.jobs, "cells")
     every = pages.scenarios(groups, folder)
     text = pages.page(every)
@@ -104,15 +106,11 @@ def main() -> None:
     print(text)
 
 
-def targets_first(groups: Sequence[plan.Group]) -> list[plan.Group]:
-    """Return the groups in an order in which those that share a target stand far apart: none is trained twice."""
-    ranks: dict[tuple[str, int], int] = {}
-    rank = {}
-    for number, group in enumerate(groups):
-        key = group.setup.name, group.seed
-        ranks[key] = ranks.get(key, -1) + 1
-        rank[number] = ranks[key], number
-    return [groups[number] for number in sorted(rank, key=lambda number: rank[number])]
+def models_of(groups: Sequence[plan.Group]) -> tuple[list[plan.Group], list[plan.Group]]:
+    """Return a group for each target and for each gold: those that share one must not train it at the same time."""
+    targets = {(group.setup.name, group.seed): group for group in groups}
+    golds = {(group.setup.name, group.seed, group.scenario.gold): group for group in groups}
+    return list(targets.values()), list(golds.values())
 
 
 if __name__ == "__main__":

@@ -289,12 +289,20 @@ def test_the_command(data: Path, tmp_path: Path, tiny: Setup, monkeypatch: pytes
         command.main()
 
 
-def test_those_that_share_a_target_stand_apart(tiny: Setup) -> None:
-    command = script()
+def test_no_model_is_trained_twice(tiny: Setup) -> None:
+    names = ("class", "random 3 %", "16 rows", "5 requests")
     groups = [
-        replace(small(tiny, scenario, "nabla_tau"), seed=seed)
-        for scenario in ("class", "random 3 %")
+        Group(setup=tiny, scenario=scenario, seed=seed, entries=())
+        for scenario in SCENARIOS
+        if scenario.name in names
         for seed in (0, 1)
     ]
-    order = [(each.scenario.name, each.seed) for each in command.targets_first(groups)]
-    assert order == [("class", 0), ("class", 1), ("random 3 %", 0), ("random 3 %", 1)]
+    targets, golds = script().models_of(groups)
+    assert [group.seed for group in targets] == [0, 1]
+    assert len(golds) == 6  # requests and single rows share one
+
+
+@pytest.mark.parametrize("scenario", [each for each in SCENARIOS if each.gold == "rows"], ids=lambda each: each.name)
+def test_scenarios_that_share_a_gold_keep_the_same_rows(scenario: plan.Scenario, data: Path) -> None:
+    corpus = corpora.corpus("fashion", data, TRAIN, 0)
+    assert [row["id"] for row in cells.cut(corpus, scenario).retain] == [row["id"] for row in corpus.train[256:]]

@@ -117,20 +117,25 @@ def run_group(group: Group, data: Path, folder: Path) -> None:
             bench.write(entry.name, bench.unlearned(entry))
 
 
-def train_group(group: Group, data: Path, folder: Path) -> None:
-    """Make the group's target and gold, where its cells are not finished."""
-    if missing(folder, group):
-        models_of(group, data, folder)
+def make_target(group: Group, data: Path, folder: Path) -> None:
+    """Train the group's target, where it is not there."""
+    target_of(group, corpora.corpus(group.setup.data, data, group.setup.rows, group.seed), folder)
 
 
-def models_of(group: Group, data: Path, folder: Path) -> tuple[Corpus, Trained, Trained]:
-    """Return the corpus, the target and the gold, trained or found."""
-    corpus = corpora.corpus(group.setup.data, data, group.setup.rows, group.seed)
+def make_gold(group: Group, data: Path, folder: Path) -> None:
+    """Train the group's gold, where it is not there."""
+    gold_of(group, corpora.corpus(group.setup.data, data, group.setup.rows, group.seed), folder)
+
+
+def target_of(group: Group, corpus: Corpus, folder: Path) -> Trained:
+    """Return the model that knows all training rows, trained or found."""
+    return trained(group.setup, corpus, corpus.train, corpus.test, folder / "models", group.seed)
+
+
+def gold_of(group: Group, corpus: Corpus, folder: Path) -> Trained:
+    """Return the model that never saw the forget rows, trained or found."""
     split = cut(corpus, group.scenario)
-    place = folder / "models"
-    target = trained(group.setup, corpus, corpus.train, corpus.test, place, group.seed)
-    gold = trained(group.setup, corpus, split.retain, split.test, place, group.seed)
-    return corpus, target, gold
+    return trained(group.setup, corpus, split.retain, split.test, folder / "models", group.seed)
 
 
 class Bench:
@@ -139,7 +144,8 @@ class Bench:
     def __init__(self, group: Group, data: Path, folder: Path) -> None:
         """Make or find the models, and measure before and gold."""
         self.group, self.folder = group, folder
-        self.corpus, self.target, self.gold = models_of(group, data, folder)
+        self.corpus = corpora.corpus(group.setup.data, data, group.setup.rows, group.seed)
+        self.target, self.gold = target_of(group, self.corpus, folder), gold_of(group, self.corpus, folder)
         self.task, self.cut = self.corpus.task, cut(self.corpus, group.scenario)
         self.rows = {
             "forget": self.cut.forget[:MEASURED],
