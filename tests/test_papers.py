@@ -229,7 +229,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small(setup: Setup, scenario: str, method: str, **settings: Any) -> Group:
-    (entry,) = (each for each in ENTRIES if each.method == method)
+    entry = next(each for each in ENTRIES if each.method == method)
     found = next(each for each in SCENARIOS if each.name == scenario)
     return Group(
         setup=setup, scenario=found, seed=0, entries=[replace(entry, settings={**entry.settings, **settings})]

@@ -99,8 +99,16 @@ WHERE = {  # the scenarios of each setup
     EMOTIONS: ("random 15 %",),
 }
 NABLA_TAU = {"training": {"forget_batch": 256, "learning_rate": 1e-3}}  # the paper's for pictures; E by its formula
+# The formula's epochs cost more than retraining here, where 8 epochs do: as many steps as fit a quarter of it.  Chosen on
+# fashion resnet, random 15 %, seed 0 (alpha 0.5 and 0.9 tried, and a ReLU a row).
+SHORT = {"training": {"forget_batch": 64, "learning_rate": 5e-3, "steps": 94}, "alpha": 0.9}
+SHORT_FULL = {"training": {"forget_batch": 64, "learning_rate": 2e-3, "steps": 94}, "alpha": 0.9}
 ENTRIES = (
     Entry(method="nabla_tau", scenarios=("class", *SHARES), setups=EVERYWHERE, settings=NABLA_TAU),
+    Entry(method="nabla_tau", scenarios=SHARES, setups=EVERYWHERE, settings=SHORT, variant="short"),
+    Entry(
+        method="nabla_tau", scenarios=SHARES, setups=(RESNET,), settings=SHORT_FULL, variant="short", weights="full"
+    ),
     Entry(method="random_label", scenarios=("class", *SHARES), setups=EVERYWHERE),
     Entry(method="scrub", scenarios=("class", *SHARES), setups=EVERYWHERE),
     Entry(method="bad_teacher", scenarios=("class", *SHARES), setups=EVERYWHERE),
