@@ -47,8 +47,12 @@ def draw(
     *,
     band: tuple[float, float] | None,
     titles: tuple[str, str],
+    heading: str | None = None,
 ) -> "Image":
-    """Return the picture; `marks` places "before" and "gold", `band` is a stretch of the upward axis, `titles` name the axes."""
+    """Return the picture; `marks` places "before" and "gold", `band` is a stretch of the upward axis, `titles` name the axes.
+
+    `heading` stands above it; the two titles where not given.
+    """
     spots = [*marks.values(), *(point for _, points in series for point in points)]
     bars = [
         _bar(column) for _, points in series for column in zip(*points, strict=True)
@@ -59,7 +63,7 @@ def draw(
     if band is not None:
         top, bottom = upward(band[1]), upward(band[0])
         paper.pen.rectangle([_px(LEFT), _px(top), _px(RIGHT), _px(bottom)], fill=SHADE)
-    _frame(paper, across, upward, titles)
+    _frame(paper, across, upward, titles, heading)
     for place, (_, points) in enumerate(series):
         colour = COLOURS[place % len(COLOURS)]
         for x, y in points:
@@ -82,7 +86,7 @@ def _axis(values: Sequence[float], start: float, end: float) -> Axis:
     return Axis(low, high, start, end)
 
 
-def _frame(paper: "_Paper", across: Axis, upward: Axis, titles: tuple[str, str]) -> None:
+def _frame(paper: "_Paper", across: Axis, upward: Axis, titles: tuple[str, str], heading: str | None) -> None:
     for tick in upward.ticks(6):
         paper.line(LEFT, upward(tick), RIGHT, upward(tick), GRID)
         paper.text(LEFT - 9, upward(tick), f"{tick:g}", anchor="rm", colour=FAINT)
@@ -93,7 +97,7 @@ def _frame(paper: "_Paper", across: Axis, upward: Axis, titles: tuple[str, str])
     paper.line(LEFT, BOTTOM, RIGHT, BOTTOM, FAINT)
     paper.text((LEFT + RIGHT) / 2, BOTTOM + 34, titles[0], anchor="mt", size=14)
     paper.upright(24, (TOP + BOTTOM) / 2, titles[1], size=14)
-    paper.text(LEFT, 22, f"{titles[1]} against {titles[0]}, after unlearning", anchor="lm", size=16)
+    paper.text(LEFT, 22, heading or f"{titles[1]} against {titles[0]}, after unlearning", anchor="lm", size=16)
 
 
 def _cross(paper: "_Paper", points: Sequence[Point], across: Axis, upward: Axis, colour: str) -> None:

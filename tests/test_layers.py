@@ -75,6 +75,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "meta",
         "one_shot",
         "options",
+        "papers",
         "passed",
         "plots",
         "pools",
