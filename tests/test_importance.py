@@ -1,7 +1,13 @@
 """Importance by hooks, one backward a batch, against the loop over examples, for every kind of layer that has a formula."""
 
 import copy
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +15,7 @@ import torch
 from conftest import ARCHITECTURES, Bench, llama, pictures
 from one_by_one import one_by_one
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -255,3 +262,54 @@ def test_some_weights_at_a_time_and_none(language: Bench) -> None:
         fisher_diagonal(model, language.task, examples, only={"nowhere"})
     with pytest.raises(DataError, match="there are none"):
         fisher_diagonal(model, language.task, [])
+
+
+TWO = """
+    import os, pickle, sys
+    from pathlib import Path
+
+    import torch
+    from accelerate import PartialState
+    from safetensors.torch import save_file
+
+    from llm_unlearn.importance import fisher_diagonal, saliency
+
+    PartialState(cpu=True)
+    assert torch.distributed.get_world_size() == 2
+    folder = Path(sys.argv[1])
+    bench = pickle.loads((folder / "bench.pickle").read_bytes())
+    model = bench.wrapped()
+    for parameter in model.parameters():
+        parameter.data += 0.01
+    examples = bench.task.encode(bench.splits["forget"][:7])
+    for measure in (fisher_diagonal, saliency):
+        found = measure(model, bench.task, examples, batch_size=2)
+        save_file(found, folder / f"{measure.__name__}.{os.environ['RANK']}.safetensors")
+"""
+
+
+@pytest.mark.dist
+def test_two_processes_equal_one(language: Bench, tmp_path: Path) -> None:
+    """Seven examples: four for one process and three for the other, reduced once."""
+    (tmp_path / "bench.pickle").write_bytes(pickle.dumps(language))
+    (tmp_path / "two.py").write_text(textwrap.dedent(TWO))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "two.py"), str(tmp_path)],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    model = language.wrapped()
+    for parameter in model.parameters():
+        parameter.data += 0.01
+    examples = language.task.encode(language.splits["forget"][:7])
+    for measure in (fisher_diagonal, saliency):
+        alone = measure(model, language.task, examples, batch_size=2)
+        first, second = (load_file(tmp_path / f"{measure.__name__}.{rank}.safetensors") for rank in (0, 1))
+        for name, tensor in alone.items():
+            assert torch.equal(first[name], second[name])
+            top = tensor.abs().max().item()
+            torch.testing.assert_close(first[name], tensor, rtol=1e-4, atol=1e-4 * top + 1e-12)

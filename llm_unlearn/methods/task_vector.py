@@ -24,7 +24,21 @@ class TaskVector(Method):
     paper: ClassVar[str] = "arXiv:2212.04089"
     # few steps: the target knows these rows already, and what further steps add is not about them
     training: Schedule = Schedule(least_steps=100, retain_per_forget=1)
-    scales: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0)  # the paper's end at 1
+    scales: tuple[float, ...] = (
+        0.05,
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+        0.6,
+        0.8,
+        1.0,
+        2.0,
+        3.0,
+        5.0,
+        8.0,
+    )  # the paper's end at 1
     probe: Probe = Probe()
 
     def __post_init__(self) -> None:
