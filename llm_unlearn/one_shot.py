@@ -12,6 +12,7 @@ from torch import nn
 from transformers.trainer_utils import set_seed
 
 from llm_unlearn import hub
+from llm_unlearn.cuts import EMBEDDED
 from llm_unlearn.data.mnemonic import FILE, Codes, Mnemonic, unit_of
 from llm_unlearn.data.sources import load
 from llm_unlearn.errors import DataError, OutputError, RecipeError
@@ -118,14 +119,15 @@ def in_sandbox(request: OneShot) -> dict[str, Any]:
 
     The models stay in `request.output`-models, so that a second call only forgets.
     """
+    classes = request.units or (EMBEDDED["image_classifier"],)
     target = Target(
-        task="image_classifier", data=SANDBOX, gold=True, mnemonic=Mnemonic(), training=SCHEDULE,
+        task="image_classifier", data=SANDBOX, classes=classes, gold=True, mnemonic=Mnemonic(), training=SCHEDULE,
         output=f"{request.output}-models", overwrite=request.overwrite, seed=request.seed,
     )  # fmt: skip
     train_target(target)
-    splits = prepare(Recipe(task=target.task, data=SANDBOX)).splits
-    unseen = [*splits["holdout"], *splits["retain_heldout"]]
-    gone = request.units or tuple(sorted({str(row["label"]) for row in splits["holdout"]}))
+    splits = prepare(Recipe(task=target.task, data=SANDBOX, classes=classes)).splits
+    unseen = [*splits["forget_heldout"], *splits["retain_heldout"]]
+    gone = tuple(sorted({str(row["label"]) for row in splits["forget"]}))
     trained, gold = f"{target.output}/target", f"{target.output}/gold"
     return one_shot(replace(request, task=target.task, units=gone, model=trained, gold=gold), unseen)
 
