@@ -108,7 +108,7 @@ def main() -> None:
 
 def models_of(groups: Sequence[plan.Group]) -> tuple[list[plan.Group], list[plan.Group]]:
     """Return a group for each target and for each gold: those that share one must not train it at the same time."""
-    targets = {(group.setup.name, group.seed): group for group in groups}
+    targets = {(group.setup.name, group.seed, group.scenario.codes): group for group in groups}
     golds = {(group.setup.name, group.seed, group.scenario.gold): group for group in groups}
     return list(targets.values()), list(golds.values())
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from llm_unlearn.data.counterfactual import synthetic_holdout
 from llm_unlearn.data.requests import (
+    Classes,
     among,
     by_classes,
     by_ids,
@@ -97,7 +98,7 @@ def _corpus(recipe: Recipe) -> tuple[list[Row], list[Row]]:
 
 
 def _by_classes(recipe: Recipe, rows: list[Row], test: list[Row]) -> tuple[dict[str, list[Row]], str, tuple[str, ...]]:
-    known = classes_of_model(recipe)
+    known = classes_of_model(recipe) or _drawn_classes(recipe)
     if known is not None:
         check_labels({"data": rows, **({"test": test} if test else {})}, known, recipe.model)
     classes = class_numbers(recipe.classes, rows, known)
@@ -110,6 +111,15 @@ def _by_classes(recipe: Recipe, rows: list[Row], test: list[Row]) -> tuple[dict[
         )
     notes += [f"--test has no rows for {name}: its figures are not measured" for name in _lacking(splits, test)]
     return splits, f"forget {len(splits['forget'])} rows, retain {len(splits['retain'])} rows", tuple(notes)
+
+
+def _drawn_classes(recipe: Recipe) -> Classes | None:
+    """Return what the embedded pictures' classes are called, for a model that is still to be made."""
+    from llm_unlearn.sandbox import pictures
+
+    if recipe.data != SANDBOX or recipe.task != "image_classifier":
+        return None
+    return Classes(names=dict(enumerate(pictures.CLASSES)), multi_label=False)
 
 
 def _lacking(splits: Mapping[str, Sequence[Row]], test: Sequence[Row]) -> list[str]:

@@ -191,5 +191,7 @@ def _with_ids(rows: list[Row]) -> list[Row]:
 
 def _image_digest(value: Any) -> str:
     """Return the hash of a picture (PIL image, array or tensor): what stands for it in a fingerprint."""
+    if hasattr(value, "numpy"):  # a tensor, whose text leaves its middle out
+        value = value.numpy()
     raw = value.tobytes() if hasattr(value, "tobytes") else repr(value).encode()
     return hashlib.sha256(raw).hexdigest()

@@ -15,9 +15,12 @@ from torch import nn
 from transformers.trainer_utils import set_seed
 
 from llm_unlearn import metrics
+from llm_unlearn.data.mnemonic import Mnemonic
+from llm_unlearn.data.requests import classes_of, removed_classes, strangers_to
 from llm_unlearn.evaluation import measure
 from llm_unlearn.files import read_json, write_json
 from llm_unlearn.lora import Lora, attach
+from llm_unlearn.lora_targets import head_names
 from llm_unlearn.metrics._classes import classes_in
 from llm_unlearn.papers import corpora
 from llm_unlearn.papers.corpora import Corpus
@@ -29,7 +32,6 @@ from llm_unlearn.tasks import Row
 
 MEASURED = 2000  # rows of forget and of retain, at most
 REQUEST = 16  # rows
-HEAD = "classifier"
 STANDARDS = ("before", "gold")
 ACCURACIES = {
     "forget_train": "forget",
@@ -129,7 +131,8 @@ def make_gold(group: Group, data: Path, folder: Path) -> None:
 
 def target_of(group: Group, corpus: Corpus, folder: Path) -> Trained:
     """Return the model that knows all training rows, trained or found."""
-    return trained(group.setup, corpus, corpus.train, corpus.test, folder / "models", group.seed)
+    mnemonic = Mnemonic() if group.scenario.codes else None
+    return trained(group.setup, corpus, corpus.train, corpus.test, folder / "models", group.seed, mnemonic)
 
 
 def gold_of(group: Group, corpus: Corpus, folder: Path) -> Trained:
@@ -219,10 +222,18 @@ class Bench:
         full = entry.weights == "full"
         frozen = copy.deepcopy(model) if full else None
         model = model if full else adapted(model)
-        splits = {"forget": rows, "retain": self.cut.retain, "holdout": self.corpus.holdout}
-        run = Run(model=model, task=self.task, splits=splits, folder=work, seed=self.group.seed, frozen_copy=frozen)
+        splits = {"forget": rows, "retain": self.cut.retain, "holdout": self._unseen(rows)}
+        seed, codes = self.group.seed, self.target.codes
+        run = Run(model=model, task=self.task, splits=splits, folder=work, seed=seed, frozen_copy=frozen, codes=codes)
         entry.build().unlearn(run)
         return model.eval()
+
+    def _unseen(self, forget: Sequence[Row]) -> Sequence[Row]:
+        """Return what methods may take for rows never seen: of a whole class those that claim to be of it, as a job does."""
+        holdout = self.corpus.holdout
+        classes = removed_classes({"forget": forget}, self.cut.retain)
+        others = [row for row in holdout if not classes & set(classes_of(row))]
+        return strangers_to(classes, forget, others, self.group.seed) if classes else holdout
 
     def write(self, name: str, cell: Cell) -> None:
         """Keep a finished cell."""
@@ -234,7 +245,4 @@ class Bench:
 def adapted(model: nn.Module) -> nn.Module:
     """Return the model with a fresh adapter on every linear and convolution layer, and the head trained in full."""
     base = model.merge_and_unload(safe_merge=True) if hasattr(model, "merge_and_unload") else model  # type: ignore[operator]
-    kinds = (nn.Linear, nn.Conv2d)
-    names = [name for name, part in base.named_modules() if isinstance(part, kinds) and not name.startswith(HEAD)]
-    pattern = "|".join(re.escape(name) for name in names)
-    return attach(base, Lora(target_modules=pattern), None, (HEAD,))
+    return attach(base, Lora(), None, tuple(head_names(base)))

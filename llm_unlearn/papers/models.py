@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.trainer_utils import set_seed
 
+from llm_unlearn.data.mnemonic import Codes, Mixing, Mnemonic, new_codes
 from llm_unlearn.data.sources import fingerprint
 from llm_unlearn.files import read_json, write_json
 from llm_unlearn.fit import Batches, Module, Progress, Schedule, Terms, fit
@@ -40,6 +41,7 @@ class Trained:
     model: nn.Module
     accuracy: Sequence[float]  # on the test rows after each epoch
     seconds: float  # processor seconds of the whole training, without measuring that accuracy
+    codes: Codes | None = None  # mnemonic codes that were mixed in
 
 
 def untrained(setup: Setup, corpus: Corpus, seed: int) -> nn.Module:
@@ -88,25 +90,33 @@ MODELS: Mapping[str, Callable[[Corpus, int, Mapping[str, Any]], nn.Module]] = {
 
 
 def trained(
-    setup: Setup, corpus: Corpus, rows: Sequence[Row], test: Sequence[Row], folder: Path, seed: int
+    setup: Setup,
+    corpus: Corpus,
+    rows: Sequence[Row],
+    test: Sequence[Row],
+    folder: Path,
+    seed: int,
+    mnemonic: Mnemonic | None = None,
 ) -> Trained:
     """Return the setup's model trained on the rows, found in `folder` or made and kept there.
 
-    Its accuracy on the test rows is noted after each epoch: how long retraining would have had to take.
+    Its accuracy on the test rows is noted after each epoch: how long retraining would have had to take.  `mnemonic`: with a
+    code a class mixed in.
     """
-    key = _key(setup, corpus, rows, test, seed)
+    key = _key(setup, corpus, rows, test, seed, mnemonic)
     place = folder / f"{setup.name.replace(' ', '-')}-{seed}-{key[:16]}"
     model = untrained(setup, corpus, seed)
+    codes = new_codes(corpus.task, model, rows, mnemonic, seed=seed) if mnemonic else None
     record = read_json(place / RECORD)
     if record is None:
         work = folder / f"{place.name}.work"
-        record = _train(setup, corpus, model, rows, test, work, seed)
+        record = _train(setup, corpus, model, rows, test, work, seed, codes)
         place.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, place / WEIGHTS)
         write_json(place / RECORD, record)  # last: a folder without it is not finished
         shutil.rmtree(work, ignore_errors=True)
     model.load_state_dict(load_file(place / WEIGHTS))
-    return Trained(model.eval(), record["accuracy"], record["seconds"])
+    return Trained(model.eval(), record["accuracy"], record["seconds"], codes)
 
 
 def retraining_seconds(gold: Trained) -> float:
@@ -118,17 +128,27 @@ def retraining_seconds(gold: Trained) -> float:
     return (enough + 1) * gold.seconds / len(gold.accuracy)
 
 
-def _key(setup: Setup, corpus: Corpus, rows: Sequence[Row], test: Sequence[Row], seed: int) -> str:
+def _key(
+    setup: Setup, corpus: Corpus, rows: Sequence[Row], test: Sequence[Row], seed: int, mnemonic: Mnemonic | None
+) -> str:
     """Return what tells one trained model from another, in hex: rows, model, schedule, seed and versions."""
     plain = {name: value for name, value in asdict(setup).items() if name != "name"}
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     made = {**plain, "words": corpus.words, "seed": seed, **versions}
+    made |= {"mnemonic": asdict(mnemonic)} if mnemonic else {}
     made |= {"trained on": fingerprint(rows), "measured on": fingerprint(test)}
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
 
 
 def _train(
-    setup: Setup, corpus: Corpus, model: nn.Module, rows: Sequence[Row], test: Sequence[Row], work: Path, seed: int
+    setup: Setup,
+    corpus: Corpus,
+    model: nn.Module,
+    rows: Sequence[Row],
+    test: Sequence[Row],
+    work: Path,
+    seed: int,
+    codes: Codes | None,
 ) -> dict[str, Any]:
     """Train the model in place, with the package's own loop, and return the record."""
     task, accuracy, spent = corpus.task, [], 0.0
@@ -160,7 +180,8 @@ def _train(
     set_seed(seed)
     start = time.process_time()
     run = Run(model=model, task=task, splits={}, folder=work, seed=seed)
-    fit(run, {"train": rows}, terms, schedule=schedule, dropout=True)
+    mix = None if codes is None else Mixing(codes, task, rows, seed)
+    fit(run, {"train": rows}, terms, schedule=schedule, dropout=True, mix=mix)
     seconds = time.process_time() - start - spent
     note(model)
     return {"seconds": round(seconds, 2), "accuracy": accuracy, "rows": len(rows)}

@@ -129,7 +129,14 @@ ENTRIES = (
         settings={"labels": "targeted"},
         variant="targeted",
     ),
-    Entry(method="mnemonic_noise", scenarios=("class with codes",), setups=IMAGES),
+    Entry(method="mnemonic_noise", scenarios=("class with codes",), setups=IMAGES, settings={"source": "codes"}),
+    Entry(
+        method="mnemonic_noise",
+        scenarios=("class with codes",),
+        setups=IMAGES,
+        settings={"source": "codes"},
+        weights="full",
+    ),
     Entry(
         method="instance_wise",
         scenarios=(*ROWS, "5 requests"),
