@@ -83,10 +83,7 @@ def fit(
     observer.settle()
     trainer.accelerator.wait_for_everyone()  # nobody writes into a checkpoint that is about to be removed
     if arguments.process_index == 0:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / "final.part"
-        )
-        (folder / "final.part").replace(folder / FINAL)
+        _save(weights, folder)
         write_text(folder / "history.json", json.dumps(observer.history))  # a destroyed model's may hold NaN
         write_text(folder / DONE, json.dumps({"steps": steps, **observer.progress.state}))
         for checkpoint in folder.glob("checkpoint-*"):
@@ -112,6 +109,11 @@ def _trained_model(model: nn.Module, arguments: TrainingArguments) -> Iterator[N
             getattr(inner, "activation_checkpointing_disable", inner.gradient_checkpointing_disable)()  # type: ignore[operator]
         if cached is not None:
             config.use_cache = cached  # type: ignore[union-attr]
+
+
+def _save(weights: Mapping[str, nn.Parameter], folder: Path) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / "final.part")
+    (folder / "final.part").replace(folder / FINAL)
 
 
 @contextmanager

@@ -39,6 +39,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "train",
         "guard",
         "method",
+        "strength",
         "sandbox",
     },
     {"methods", "metrics"},

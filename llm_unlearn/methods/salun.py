@@ -30,9 +30,7 @@ class SalUn(LossMethod):
 
     paper: ClassVar[str] = "arXiv:2310.12508"
     share: float = 0.5  # of the weights that may change, sec. 4
-    draws: int | None = (
-        None  # random labels a row; None: one for each time it is shown, at most 16
-    )
+    draws: int | None = None  # random labels a row; None: one for each time it is shown, at most 16
     forget_weight: float = 1.0  # sec. 4, alpha = 1 between the two terms
     training: Schedule = Schedule()
     stop: Stop = Stop(gate=False)  # a row with a wrong label does not say what is still known of the true one
