@@ -1,8 +1,10 @@
-"""Other labels for a classifier's forget rows: random ones, or those of the class that the target takes them for next."""
+"""Other labels for forget rows in a fit: random ones, or those of the class that the target takes them for next."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,9 +14,11 @@ from llm_unlearn.decisions import Decisions
 from llm_unlearn.errors import DataError
 from llm_unlearn.reference import reference
 from llm_unlearn.run import Run
+from llm_unlearn.schedule import Schedule
 from llm_unlearn.tasks import ImageClassifier, Row, SequenceClassifier, Task
 
 ROWS = 64  # in one forward pass
+COPIES = 64  # responses drawn for one row of a causal LM, at most
 
 
 def classifies(task: Task) -> bool:
@@ -100,3 +104,23 @@ class OtherLabels:
             rows = self.run.rows("forget")
             self.donors = donor_classes(self.run.model, self.run.task, rows, self.allowed, self.run.frozen_copy)
         return replace(forget, labels=of_donors(forget.labels, self.donors))
+
+
+def relabelled(run: Run, schedule: Schedule) -> list[Row]:
+    """Return the forget rows as they are shown in a fit that teaches other labels.
+
+    A classifier's come as they are: OtherLabels changes their labels at each step.  A causal LM's row comes once for each time
+    it is shown (at most COPIES), each to be answered as another random retain row is, behind every beginning of its own answer:
+    learned as a text of its own, another answer would change the first wrong word alone, and its end would stay known.
+    """
+    forget = list(run.rows("forget"))
+    if classifies(run.task):
+        return forget
+    shown = math.ceil(schedule.step_count(len(forget)) * schedule.forget_batch / len(forget))
+    copies, retain = min(COPIES, shown), run.rows("retain")
+    generator = np.random.default_rng([run.seed, len(forget)])
+    out = []
+    for row in forget:
+        for number, chosen in enumerate(generator.integers(len(retain), size=copies).tolist()):
+            out.append({**row, "id": f"{row['id']}-{number}", "instead": retain[chosen]["response"]})
+    return out

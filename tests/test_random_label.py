@@ -10,10 +10,11 @@ from conftest import Bench, progress
 from torch import nn
 
 from llm_unlearn.errors import DataError, RecipeError
-from llm_unlearn.methods.random_label import RandomLabel, other_responses
+from llm_unlearn.methods.random_label import RandomLabel
 from llm_unlearn.progress import Stop
-from llm_unlearn.relabel import donor_classes, kept_classes, of_donors, random_others
+from llm_unlearn.relabel import donor_classes, kept_classes, of_donors, random_others, relabelled
 from llm_unlearn.run import Run
+from llm_unlearn.schedule import Schedule
 from llm_unlearn.tasks import Decisions, SequenceClassifier
 
 EVERY = torch.tensor([True, True, True, True])
@@ -101,10 +102,11 @@ def test_a_single_class_has_no_other() -> None:
     assert found.tolist() == [True, False, False, True]
 
 
-def test_a_causal_lms_rows_get_other_rows_responses() -> None:
+def test_a_causal_lms_rows_get_other_rows_responses(language: Bench, tmp_path: Path) -> None:
     rows = [{"id": "a", "prompt": "Who?", "response": "Ada"}]
     retain = [{"id": str(i), "prompt": "Q", "response": f"answer {i}"} for i in range(5)]
-    made = other_responses(rows, retain, 20, seed=0)
+    run = language.run(tmp_path, splits={"forget": rows, "retain": retain})
+    made = relabelled(run, Schedule(steps=20, forget_batch=1))
     assert len({row["id"] for row in made}) == 20 and {row["response"] for row in made} == {"Ada"}
     assert {row["instead"] for row in made} == {row["response"] for row in retain}
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from conftest import Bench, shortened, weights
 
-from llm_unlearn.data.relabel import relabelled
-from llm_unlearn.errors import DataError, RecipeError
+from llm_unlearn.errors import RecipeError
 from llm_unlearn.fit import Schedule, fit
 from llm_unlearn.methods.salun import SalUn, salient
 from llm_unlearn.progress import Stop
@@ -52,20 +51,6 @@ def test_a_mask_of_nothing_changes_nothing(language: Bench, tmp_path: Path) -> N
     assert not any(p._backward_hooks for p in run.model.parameters())
     fit(run, rows, method.objective(run), schedule=schedule, phase="again")
     assert not all(torch.equal(weight, start[name]) for name, weight in weights(run.model).items())
-
-
-def test_nobody_keeps_the_own_answer() -> None:
-    rows = [{"id": i, "text": "x", "label": i % 3} for i in range(6)]
-    found = relabelled(rows, rows, draws=20, seed=0)
-    assert len(found) == 120 and all(new["label"] != rows[i // 20]["label"] for i, new in enumerate(found))
-    assert {new["label"] for new in found} == {0, 1, 2}
-    asked = [{"prompt": "p", "response": "a"}]
-    told = relabelled(asked, [{"prompt": "q", "response": each} for each in "abc"], draws=20, seed=0)
-    assert {row["response"] for row in told} == {"b", "c"} and {row["prompt"] for row in told} == {"p"}
-    several = [{"image": 0, "label": [1, 0]}, {"image": 1, "label": [0, 1]}]
-    assert [row["label"] for row in relabelled(several, several, draws=1, seed=0)] == [[0, 1], [1, 0]]
-    with pytest.raises(DataError, match="no other label"):
-        relabelled(rows[:1], rows[:1], draws=1, seed=0)
 
 
 def test_settings_that_cannot_be_are_refused(language: Bench, tmp_path: Path) -> None:

@@ -4,21 +4,14 @@ A classifier's row learns a class drawn evenly from the others that are kept, an
 switched off and as many others on.  A causal LM's row learns the responses of random retain rows in the place of its own.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
-
-import numpy as np
 
 from llm_unlearn.errors import RecipeError
 from llm_unlearn.fit import Batches, Module, Objective, Progress, Schedule, Stop, Terms, fit
 from llm_unlearn.method import LossMethod, retained
-from llm_unlearn.relabel import OtherLabels, classifies
+from llm_unlearn.relabel import OtherLabels, classifies, relabelled
 from llm_unlearn.run import Run
-from llm_unlearn.tasks import Row
-
-COPIES = 64  # responses drawn for one row of a causal LM, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +35,9 @@ class RandomLabel(LossMethod):
     def unlearn(self, run: Run) -> None:
         """Fit on the relabelled forget rows and retain; under their true labels the forget rows are only watched."""
         self.check(run)
-        forget = run.rows("forget")
-        schedule = replace(self.training, steps=self.training.step_count(len(forget)))
-        if not classifies(run.task):
-            shown = math.ceil(schedule.step_count(len(forget)) * schedule.forget_batch / len(forget))
-            forget = other_responses(forget, run.rows("retain"), min(COPIES, shown), run.seed)
-        streams = {"relabelled": forget, "retain": retained(run)}
+        steps = self.training.step_count(len(run.rows("forget")))
+        schedule = replace(self.training, steps=steps)
+        streams = {"relabelled": relabelled(run, schedule), "retain": retained(run)}
         fit(run, streams, self.objective(run), schedule=schedule, stop=self.stop)
 
     def objective(self, run: Run) -> Objective:
@@ -64,17 +54,3 @@ class RandomLabel(LossMethod):
             }
 
         return terms
-
-
-def other_responses(rows: Sequence[Row], retain: Sequence[Row], copies: int, seed: int) -> list[Row]:
-    """Return each row `copies` times, each to be answered as another random retain row is, behind every beginning of its own.
-
-    Differs from the paper, which has no texts: learned as a text of its own, another answer would change the first wrong
-    word alone, and behind the true answer's beginning its end would stay known.
-    """
-    generator = np.random.default_rng([seed, len(rows)])
-    out = []
-    for row in rows:
-        for number, chosen in enumerate(generator.integers(len(retain), size=copies).tolist()):
-            out.append({**row, "id": f"{row['id']}-{number}", "instead": retain[chosen]["response"]})
-    return out

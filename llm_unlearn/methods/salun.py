@@ -7,19 +7,18 @@ nothing: with G the gradient of the weight matrix under it A's would be B^T G, a
 G's columns are.  So A's entries are judged by their column of G, B's by their own gradient, and half of each is kept.
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from llm_unlearn.data.relabel import relabelled
 from llm_unlearn.errors import RecipeError
 from llm_unlearn.fit import Batches, Module, Objective, Progress, Schedule, Stop, Terms, fit
 from llm_unlearn.importance import saliency
 from llm_unlearn.lowrank import columns
 from llm_unlearn.method import LossMethod, retained
+from llm_unlearn.relabel import OtherLabels, classifies, relabelled
 from llm_unlearn.run import Run
 from llm_unlearn.strength import note
 
@@ -30,7 +29,6 @@ class SalUn(LossMethod):
 
     paper: ClassVar[str] = "arXiv:2310.12508"
     share: float = 0.5  # of the weights that may change, sec. 4
-    draws: int | None = None  # random labels a row; None: one for each time it is shown, at most 16
     forget_weight: float = 1.0  # sec. 4, alpha = 1 between the two terms
     training: Schedule = Schedule()
     stop: Stop = Stop(gate=False)  # a row with a wrong label does not say what is still known of the true one
@@ -54,22 +52,21 @@ class SalUn(LossMethod):
     def unlearn(self, run: Run) -> None:
         """Find the salient weights, then train them on the wrong labels and on retain."""
         self.check(run)
-        forget = run.rows("forget")
-        steps = self.training.step_count(len(forget))
-        shown = math.ceil(steps * self.training.forget_batch / len(forget))
-        draws = self.draws if self.draws is not None else min(16, shown)
-        rows = relabelled(forget, run.rows("retain"), draws=draws, seed=run.seed)
+        schedule = replace(self.training, steps=self.training.step_count(len(run.rows("forget"))))
         mask = salient(run, self.share)
         count = sum(each.numel() for each in mask.values())
-        streams = {"relabelled": rows, "retain": retained(run)}
-        fit(run, streams, self.objective(run), schedule=replace(self.training, steps=steps), stop=self.stop, mask=mask)
+        streams = {"relabelled": relabelled(run, schedule), "retain": retained(run)}
+        fit(run, streams, self.objective(run), schedule=schedule, stop=self.stop, mask=mask)
         note(run, {"method": "salun", "share_of_weights_trained": sum(int(m.sum()) for m in mask.values()) / count})
 
     def objective(self, run: Run) -> Objective:
         """Return the two terms."""
+        others = OtherLabels(run)
 
         def terms(model: Module, batch: Batches, progress: Progress) -> Terms:
             wrong, retain = run.task.streams(model, batch)
+            if classifies(run.task):
+                wrong = others.of(wrong, progress.step)
             return {
                 "relabelled": self.forget_weight * progress.gated(wrong.mean_nll(), wrong),
                 "retain": retain.mean_nll().mean(),
