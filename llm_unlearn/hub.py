@@ -2,9 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from peft import PeftModel
 from torch import nn
@@ -42,11 +40,6 @@ def base_name(recipe: Recipe) -> str:
     if recipe.model == SANDBOX:
         return "llm_unlearn/sandbox/target"
     return Path(recipe.model).name if Path(recipe.model).exists() else recipe.model
-
-
-def write_manifest(place: Path, content: Mapping[str, Any]) -> None:
-    """Write unlearning.json beside the weights."""
-    write_json(place / MANIFEST, content)
 
 
 def reload(model: nn.Module, place: Path) -> nn.Module:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from transformers.trainer_utils import set_seed
 
-from llm_unlearn import guard, hub, plots
+from llm_unlearn import certificate, guard, hub, plots
 from llm_unlearn import report as reports
 from llm_unlearn.errors import NothingChanged
 from llm_unlearn.evaluation import Evaluation, assess, measure
@@ -214,9 +214,9 @@ class Job:
         )
 
         def write() -> None:
-            hub.write_manifest(place, shipped)
             plots.write_html(self.folder.path, content, history=history, before=before, after=after, gold=gold)
             reports.write_report(self.folder.path, content)
+            certificate.issue(self.folder.path, place, shipped, self.recipe, self.prepared.splits["forget"])
             shutil.rmtree(self.folder.path / WORK, ignore_errors=True)
 
         on_main(write)

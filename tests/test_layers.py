@@ -17,7 +17,19 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
     {"files", "settings", "named"},
     {"tasks", "decisions", "encoding", "head", "vision", "scores", "statistics"},
     {"reference", "importance", "adversary", "concepts", "data", "lora", "lora_linear"},
-    {"run", "schedule", "progress", "observe", "fit", "fresh", "fresh_classifiers", "train", "guard", "method", "sandbox"},
+    {
+        "run",
+        "schedule",
+        "progress",
+        "observe",
+        "fit",
+        "fresh",
+        "fresh_classifiers",
+        "train",
+        "guard",
+        "method",
+        "sandbox",
+    },
     {"methods", "metrics"},
     {"recipe", "options", "lock", "runfolder", "manifest", "prepare", "loading", "writing"}
     | {
@@ -46,8 +58,22 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "spans",
         "meta",
         "pools",
+    }
+    | {
+        "card",
+        "certificate",
+        "receipt",
+        "ledger",
+        "signature",
+        "verification",
+        "remeasure",
+        "pictures",
+        "publishing",
+        "remote",
+        "merging",
+        "requests",
     },
-    {"cli"},
+    {"cli", "commands", "completion", "doctor", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODALITY = {"tasks.py", "encoding.py", "head.py", "vision.py"}  # the only files that know text from images
