@@ -8,11 +8,11 @@ from peft import PeftModel
 from torch import nn
 
 from llm_unlearn.files import write_json
-from llm_unlearn.loading import reader_of
 from llm_unlearn.recipe import SANDBOX, Recipe
-from llm_unlearn.tasks import Task
 
-ADAPTER, MODEL, MERGED, MANIFEST = "adapter", "model", "merged", "unlearning.json"
+ADAPTER, MODEL, MERGED, QUANTISED = "adapter", "model", "merged", "quantised"
+RESULTS = (ADAPTER, MODEL, MERGED, QUANTISED)  # what a run's folder may hold, each with its certificate
+MANIFEST = "unlearning.json"
 
 
 def save(model: nn.Module, folder: Path, recipe: Recipe) -> Path:
@@ -49,12 +49,3 @@ def reload(model: nn.Module, place: Path) -> nn.Module:
         return loaded.to(next(model.parameters()).device).eval()
     base = model.unload()
     return PeftModel.from_pretrained(base, str(place)).eval()
-
-
-def save_merged(model: nn.Module, task: Task, folder: Path) -> Path:
-    """Write the model with its adapter merged in, and its tokenizer, to folder/merged; the given model is used up."""
-    merged = model.merge_and_unload(safe_merge=True) if isinstance(model, PeftModel) else model
-    merged.save_pretrained(folder / MERGED)  # type: ignore[operator]
-    if (reader := reader_of(task)) is not None:
-        reader.save_pretrained(folder / MERGED)
-    return folder / MERGED

@@ -122,8 +122,6 @@ class Job:
             on_main(lambda: shutil.rmtree(place, ignore_errors=True))
             raise
         after = self._scores("after", model)
-        if self.recipe.merge:
-            on_main(lambda: str(hub.save_merged(model, self.task, self.folder.path)))
         gold = self._gold()
         return self._write(place, before, after, gold, changed, change)
 

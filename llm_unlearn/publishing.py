@@ -7,14 +7,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from llm_unlearn import ledger, signature
 from llm_unlearn.card import Kind, base_id, card, licence_of, unverified
 from llm_unlearn.certificate import WEIGHTS, folder_of
-from llm_unlearn.errors import OutputError, RecipeError
+from llm_unlearn.errors import OutputError
 from llm_unlearn.files import read_json
-from llm_unlearn.hub import ADAPTER, MANIFEST, MERGED, MODEL
+from llm_unlearn.hub import MANIFEST, RESULTS
 from llm_unlearn.pictures import pictures
 from llm_unlearn.plots import PAGE
 from llm_unlearn.recipe import SANDBOX
@@ -24,7 +24,6 @@ from llm_unlearn.runfolder import read_request
 from llm_unlearn.verification import Check, verify
 from llm_unlearn.verification import Options as Verified
 
-QUANTISED = "quantised"
 CARD = "README.md"
 READERS = (
     *(
@@ -115,8 +114,7 @@ def base_here(folder: Path, manifest: Mapping[str, Any]) -> tuple[str | None, st
 
 def kinds_in(folder: Path) -> list[Kind]:
     """Return what a run's folder holds, the plainest first."""
-    names: dict[Kind, str] = {"adapter": ADAPTER, "model": MODEL, "merged": MERGED, "quantised": QUANTISED}
-    return [kind for kind, name in names.items() if (folder / name / MANIFEST).is_file()]
+    return [cast(Kind, name) for name in RESULTS if (folder / name / MANIFEST).is_file()]
 
 
 def _what(options: Push) -> tuple[Path, Kind, Path]:
@@ -195,9 +193,3 @@ def _check_other(there: Repository, seen: Mapping[str, Any] | None, folder: Path
     known = [each["request_id"] for each in (ledger.read(folder) or {}).get("requests", ())]
     if request_id not in known:
         raise OutputError(f"{options.repo} holds the result of another request; it is left alone. Give another name.")
-
-
-def check_name(repo: str) -> None:
-    """Raise RecipeError unless `repo` is user/name."""
-    if repo.count("/") != 1 or not all(repo.split("/")):
-        raise RecipeError(f"--push-to-hub {repo}: give user/name.")

@@ -10,7 +10,7 @@ from torch import nn
 
 from llm_unlearn.data.sources import load
 from llm_unlearn.evaluation import assess
-from llm_unlearn.hub import ADAPTER, MODEL
+from llm_unlearn.hub import RESULTS
 from llm_unlearn.job import evaluation_of, token_count
 from llm_unlearn.loading import load_model, load_task
 from llm_unlearn.prepare import Prepared, prepare, with_holdout
@@ -46,7 +46,7 @@ def measured_again(place: Path, content: Mapping[str, Any], options: Options) ->
 
 def _recipe(place: Path, content: Mapping[str, Any], options: Options) -> Recipe | str:
     """The settings to measure by; words where what is needed is not at hand."""
-    if place.name in (ADAPTER, MODEL) and (read_request(place.parent) or {}).get("finished"):
+    if place.name in RESULTS and (read_request(place.parent) or {}).get("finished"):
         recipe = Subject(run=str(place.parent)).recipe
         return replace(recipe, model=options.base) if options.base else recipe
     request = content["request"]

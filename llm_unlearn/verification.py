@@ -8,7 +8,7 @@ from typing import Any
 from llm_unlearn import certificate, ledger, receipt, signature
 from llm_unlearn.errors import DataError, OutputError
 from llm_unlearn.files import read_json
-from llm_unlearn.hub import ADAPTER, MANIFEST, MERGED, MODEL
+from llm_unlearn.hub import ADAPTER, MANIFEST, MODEL, RESULTS
 from llm_unlearn.manifest import HUB_ID
 from llm_unlearn.recipe import SANDBOX
 from llm_unlearn.runfolder import PRIVATE, read_request
@@ -86,7 +86,7 @@ def find(where: str) -> Path:
         from llm_unlearn.remote import download
 
         folder = download(where)
-    for place in (folder, *(folder / name for name in (ADAPTER, MODEL, MERGED))):
+    for place in (folder, *(folder / name for name in RESULTS)):
         if (place / MANIFEST).is_file():
             return place
     raise OutputError(
@@ -96,7 +96,7 @@ def find(where: str) -> Path:
 
 def path_of(place: Path, name: str) -> Path:
     """Return where a certified file lies: beside unlearning.json, or in the run's folder above."""
-    return place / name if (place / name).exists() or place.name not in (ADAPTER, MODEL) else place.parent / name
+    return place / name if (place / name).exists() or place.name not in RESULTS else place.parent / name
 
 
 def _files(place: Path, certified: Mapping[str, Any]) -> list[Check]:
@@ -151,7 +151,7 @@ def _base(place: Path, content: Mapping[str, Any], options: Options) -> Check:
 
 def _model_of(place: Path, content: Mapping[str, Any]) -> str | None:
     """The base as this machine may know it: the run's own setting, the sandbox, a Hub id."""
-    request = read_request(place.parent) if place.name in (ADAPTER, MODEL) else None
+    request = read_request(place.parent) if place.name in RESULTS else None
     if request is not None:
         return str(request["request"]["model"])
     name = str(content["request"]["model"])

@@ -71,9 +71,10 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "publishing",
         "remote",
         "merging",
-        "requests",
+        "continuing",
+        "measuring",
     },
-    {"cli", "commands", "completion", "doctor", "__main__"},
+    {"cli", "commands", "completion", "doctor", "help_texts", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODALITY = {"tasks.py", "encoding.py", "head.py", "vision.py"}  # the only files that know text from images

@@ -17,10 +17,11 @@ from hub_server import TOKEN, Hub, Repo, yaml_faults
 from huggingface_hub import ModelCard, constants
 from published import make_run, vouch
 
-from llm_unlearn import publishing
+from llm_unlearn import merging, publishing
 from llm_unlearn.card import card, check, licence_of, loading, unverified
 from llm_unlearn.errors import OutputError
 from llm_unlearn.files import read_json
+from llm_unlearn.merging import Merge, is_merged, merge
 from llm_unlearn.publishing import Push, push
 from llm_unlearn.remote import Repository, talking
 from llm_unlearn.verification import Options, verify
@@ -325,3 +326,73 @@ def test_only_what_is_published_lies_in_the_list(run: Path) -> None:
     report, manifest = parts(run)
     files = publishing.files_of(run, run / "adapter", "adapter", repo=NAME, report=report, manifest=manifest)
     assert not [name for name, each in files.items() if isinstance(each, Path) and "private" in each.parts]
+
+
+def test_merged_weights_are_base_and_adapter(run: Path, hub: Hub, made: Path, language: Bench) -> None:
+    done = merge(Merge(run=str(run), shard="40KB"))
+    assert done["largest_logit_difference"] <= done["limit"] and is_merged(run)
+    assert len([name for name in done["files"] if name.endswith(".safetensors")]) > 1, "in shards"
+    checks = verify(Options(where=str(run / "merged")))
+    assert [check.ok for check in checks] == [True] * len(checks)
+    assert "base_model_relation" not in (run / "merged/README.md").read_text()
+    vouch(run)
+    assert not is_merged(run), "made from an earlier result"
+    merge(Merge(run=str(run)))
+    push(Push(run=str(run), repo=NAME, kind="merged"))
+    files = hub.repos[NAME].files
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= set(
+        files
+    ) and "adapter_config.json" not in files
+    path = run / "merged/model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    assert [check.name for check in verify(Options(where=str(run / "merged"))) if check.ok is False] == [
+        "model.safetensors"
+    ]
+
+
+def test_a_merge_that_changes_the_model_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(merging.EQUAL, "torch.float32", -1.0)
+    with pytest.raises(OutputError, match="not base \\+ adapter: logits differ by"):
+        merge(Merge(run=str(run)))
+    assert not list(run.glob("merged*"))
+
+
+def test_a_rounded_export_is_measured_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = merge(Merge(run=str(run), quantise="int4/32"))
+    assert done["largest_logit_difference"] > 0 and 0 <= done["after_rounding"] <= 1
+    content = read_json(run / "quantised/unlearning.json") or {}
+    assert (
+        content["quantised"]["scheme"] == "int4/32"
+        and "Weights were rounded" in (run / "quantised/README.md").read_text()
+    )
+    assert all(check.ok for check in verify(Options(where=str(run / "quantised"))))
+    import torch
+    from safetensors.torch import load_file
+
+    weights = load_file(run / "quantised/model.safetensors")
+    levels = weights["model.layers.0.mlp.up_proj.weight"][0, :32].unique()
+    assert len(levels) <= 15 and torch.isfinite(levels).all()
+    shutil.rmtree(run / "quantised")
+    monkeypatch.setattr(merging, "LEAK", -2.0)
+    with pytest.raises(OutputError, match="rounding by int4/32 brings forgotten rows back.*--quantise int8"):
+        merge(Merge(run=str(run), quantise="int4/32"))
+    assert not list(run.glob("quantised*"))
+
+
+def test_the_figures_are_measured_again(run: Path, made: Path) -> None:
+    def figures(**options: Any) -> dict[str, bool | None]:
+        checks = verify(Options(where=str(run), measure=True, **options))
+        return {check.name: check.ok for check in checks if " on " in check.name or check.name == "figures"}
+
+    found = figures()
+    assert found["exact_memorisation on forget"] is True and len(found) > 5 and set(found.values()) == {True}
+    rows = {"forget": str(made.parent / "forget.jsonl"), "retain": str(made.parent / "retain.jsonl")}
+    alone = run.parent / "alone"
+    shutil.copytree(run / "adapter", alone)
+    for name in ("report.json", "ledger.json"):
+        shutil.copyfile(run / name, alone / name)
+    run = alone
+    assert figures() == {"figures": None}, "without rows nothing is measured, and nothing is said to hold"
+    assert set(figures(**rows, base=str(made.parent / "base")).values()) == {True}
+    wrong = figures(forget=rows["retain"], retain=rows["forget"], base=str(made.parent / "gold"))
+    assert False in wrong.values()
