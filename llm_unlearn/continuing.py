@@ -147,17 +147,24 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
 
 
 def _recipe(folder: Path, first: Recipe, request: Request, rows: Sequence[Row]) -> Recipe:
-    """The new request as a recipe of its own, worked on in DIR/private/next; kept rows that are now to go are left out."""
-    if request.retain is None:
-        gone = {receipt.said(row) for row in rows}
-        splits = prepare(first).splits
-        kept = [row for row in splits["retain"] if receipt.said(row) not in gone]
-        path = folder / PRIVATE / "retain.jsonl"
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), mode=0o600)
+    """The new request as a recipe of its own, worked on in DIR/private/next; rows that are to go, now or since earlier, are not
+    among those that are kept."""
+    path = folder / PRIVATE / "retain.jsonl"
+    earlier = [_rows_of(each, first) or [] for each in _known(folder, first)]
+    gone = {receipt.said(row) for each in [rows, *earlier] for row in each}
+    source = (
+        load(request.retain)
+        if request.retain
+        else load(str(path))
+        if path.exists()
+        else prepare(first).splits["retain"]
+    )
+    kept = [row for row in source if receipt.said(row) not in gone]
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), mode=0o600)
     values = to_dict(first)
     for name in ("data", "concept", "holdout", "forget_heldout", "retain_heldout", "neighbour", "general", "gold"):
         values[name] = None
-    values |= {"terms": [], "golds": [], "forget": request.request, "retain": request.retain or str(path)}
+    values |= {"terms": [], "golds": [], "forget": request.request, "retain": str(path)}
     values |= {"gold": request.gold, "adapter": str(folder / hub.ADAPTER), "merge": False, "push_to_hub": None}
     settings = dict(request.settings)
     return from_values({**values, **settings, "output": str(folder / PRIVATE / NEXT), "overwrite": False})

@@ -15,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
+import llm_unlearn
+
 TOKEN = "hf_of_the_tests"
 LARGE = (".safetensors", ".png")
 LICENCES = ("apache-2.0", "mit", "other", "cc-by-4.0")
@@ -65,6 +67,7 @@ class Hub:
         """Return the variables of a process that is to talk to this server and to nothing else."""
         names = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
         names |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        names |= {"PYTHONPATH": str(Path(llm_unlearn.__file__).parents[1])}  # this checkout, whatever is installed
         return names | ({"HF_TOKEN": token} if token else {})
 
 

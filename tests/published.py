@@ -2,9 +2,6 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +14,13 @@ VERDICT = {"forgot": True, "utility_kept": True}
 
 
 def make_run(bench: Bench, folder: Path, **settings: Any) -> Path:
-    """Return the folder of a run that was made in `folder`, with its base in folder/base and its rows beside that."""
+    """Return the folder of a run made in `folder`, with its base in folder/base and its rows beside that; once made, another
+    call with the same settings finds it finished."""
     tokenizer = bench.task.tokenizer  # type: ignore[attr-defined]
-    for name, model in (("base", bench.target), ("gold", gold_of(bench))):
-        model.save_pretrained(folder / name)  # type: ignore[operator]
-        tokenizer.save_pretrained(folder / name)
+    if not (folder / "base").exists():
+        for name, model in (("base", bench.target), ("gold", gold_of(bench))):
+            model.save_pretrained(folder / name)  # type: ignore[operator]
+            tokenizer.save_pretrained(folder / name)
     (folder / "base/README.md").write_text("---\nlicense: mit\n---\n# Base\n")
     for split, rows in bench.splits.items():
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -65,9 +64,3 @@ def vouch(run: Path, **verdict: bool | None) -> None:
     from llm_unlearn.prepare import prepare
 
     certificate.issue(run, run / "adapter", bare, recipe, prepare(recipe).splits["forget"])
-
-
-def command(*words: str, environment: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
-    """Run llm-unlearn in a process of its own."""
-    line = [sys.executable, "-m", "llm_unlearn", *words]
-    return subprocess.run(line, capture_output=True, text=True, env={**os.environ, **(environment or {})}, check=False)

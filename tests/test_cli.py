@@ -127,7 +127,7 @@ def test_completion(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     monkeypatch.setenv(cli.COMPLETE, "tcsh_complete")
     assert call(capsys)[0] == 1
     assert all(cli.COMPLETE in script(shell) for shell in ("bash", "zsh", "fish"))
-    assert len(options_of("unlearn")) > 40 and options_of("nothing") == {}
+    assert len(options_of("unlearn")) > 30 and options_of("nothing") == {}
 
 
 def test_a_run_from_the_command_line(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

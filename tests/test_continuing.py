@@ -75,6 +75,8 @@ def test_three_requests(first: Path, language: Bench, tmp_path: Path, monkeypatc
     book = ledger.read(run) or {}
     assert len(book["requests"]) == 3 and ledger.broken_at(book) is None
     assert all(check.ok for check in verify(Options(where=str(run))))
+    left = [json.loads(line)["id"] for line in (run / "private/retain.jsonl").read_text().splitlines()]
+    assert left == [row["id"] for row in kept[8:]], "what is to go is never rehearsed, nor is what went before"
     assert "not measured: its rows" in continuing.table(entry)
     text = "".join(path.read_text(errors="ignore") for path in run.glob("*.json"))
     assert not [row for row in kept[:8] if row["prompt"] in text]

@@ -396,3 +396,18 @@ def test_the_figures_are_measured_again(run: Path, made: Path) -> None:
     assert set(figures(**rows, base=str(made.parent / "base")).values()) == {True}
     wrong = figures(forget=rows["retain"], retain=rows["forget"], base=str(made.parent / "gold"))
     assert False in wrong.values()
+
+
+def test_a_recipe_merges_and_pushes_when_it_is_done(language: Bench, hub: Hub, tmp_path: Path) -> None:
+    said: list[str] = []
+    kind = {"allow_unverified": True, "push_to_hub": NAME}
+    with pytest.raises(OutputError, match="is not pushed: it could not be told"):
+        make_run(language, tmp_path, push_to_hub=NAME)
+    run = tmp_path / "run"
+    made = (run / "adapter/adapter_model.safetensors").stat().st_mtime_ns
+    make_run(language, tmp_path, say=said.append, **kind)
+    assert hub.repos[NAME].private and "adapter_model.safetensors" in hub.repos[NAME].files and NAME in said[-1]
+    make_run(language, tmp_path, merge=True, **kind)
+    assert is_merged(run) and "model.safetensors" in hub.repos[NAME].files, "the same place, now merged weights"
+    assert "adapter_model.safetensors" not in hub.repos[NAME].files, "what is stale is gone"
+    assert (run / "adapter/adapter_model.safetensors").stat().st_mtime_ns == made, "nothing was done again"
