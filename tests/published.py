@@ -21,7 +21,7 @@ def make_run(bench: Bench, folder: Path, **settings: Any) -> Path:
         for name, model in (("base", bench.target), ("gold", gold_of(bench))):
             model.save_pretrained(folder / name)  # type: ignore[operator]
             tokenizer.save_pretrained(folder / name)
-    (folder / "base/README.md").write_text("---\nlicense: mit\n---\n# Base\n")
+        (folder / "base/README.md").write_text("---\nlicense: mit\n---\n# Base\n")
     for split, rows in bench.splits.items():
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     values: dict[str, Any] = {
