@@ -89,6 +89,8 @@ def _file(model: str, name: str, revision: str | None) -> Path | None:
     """A file of a model's folder or of its Hub repository; None where it is not there or cannot be had."""
     if Path(model).is_dir():
         return Path(model) / name if (Path(model) / name).is_file() else None
+    if not HUB_ID.fullmatch(model):  # a folder that is no longer there
+        return None
     try:
         return Path(hf_hub_download(model, name, revision=revision))
     except (EntryNotFoundError, HfHubHTTPError, OSError):
@@ -206,7 +208,7 @@ def loading(manifest: Mapping[str, Any], repo: str, kind: Kind) -> str:
 
 def _warning(report: Mapping[str, Any]) -> list[str]:
     why = unverified(report)
-    return [f"> **Not verified.** Published with `--allow-unverified`: {why}."] if why else []
+    return [f"> **Not verified** (`--allow-unverified`): {why}."] if why else []
 
 
 def _what(report: Mapping[str, Any], manifest: Mapping[str, Any], kind: Kind) -> str:

@@ -1,5 +1,6 @@
 """What each command of llm-unlearn does: its options from dataclasses, the work from the package, a result as text and JSON."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,8 @@ def given(name: str, words: Sequence[str], description: str, cls: type) -> Any:
     from llm_unlearn.options import read
     from llm_unlearn.settings import build
 
+    if name in LEADING and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RecipeError(f"llm-unlearn {name} runs in one process: give it without accelerate launch.")
     rest, filled = list(words), list[str]()
     for option in LEADING.get(name, ()):
         if rest and not rest[0].startswith("-"):
@@ -66,10 +69,10 @@ def unlearn(words: Sequence[str], say: Say) -> Result:
 
 
 def _continued(options: Any, say: Say) -> Result:
-    from llm_unlearn import continuing
+    from llm_unlearn import continuing, earlier
 
     found = continuing.go_on(options, say)
-    return Result(content=found, text=continuing.table(found), code=0 if found["forgotten"] else 1)
+    return Result(content=found, text=earlier.table(found), code=0 if found["forgotten"] else 1)
 
 
 def unlearned(words: Sequence[str], say: Say, command: Sequence[str]) -> Result:

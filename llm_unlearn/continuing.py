@@ -20,25 +20,22 @@ from torch import nn
 from llm_unlearn import api, certificate, guard, hub, ledger, receipt
 from llm_unlearn import options as command_line
 from llm_unlearn.data.sources import load
+from llm_unlearn.earlier import KEPT, LOOKED_AT, look_again, rows_of
 from llm_unlearn.errors import DataError, OutputError
-from llm_unlearn.evaluation import assess, measure
 from llm_unlearn.files import read_json, write_json, write_text
 from llm_unlearn.job import token_count
 from llm_unlearn.loading import load_model, load_task
 from llm_unlearn.manifest import manifest, peak_memory_bytes
 from llm_unlearn.plots import PAGE
-from llm_unlearn.prepare import measured, prepare, with_holdout
+from llm_unlearn.prepare import prepare, with_holdout
 from llm_unlearn.recipe import Recipe, from_values, to_dict
 from llm_unlearn.report import REPORT, read_report
 from llm_unlearn.runfolder import PRIVATE, fingerprint, is_main, on_main, read_request
 from llm_unlearn.settings import build
 from llm_unlearn.subject import with_adapter
-from llm_unlearn.tasks import Row, Task
+from llm_unlearn.tasks import Row
 
 REQUESTS, NEXT, READY = "requests.json", "next", "ready"
-LOOKED_AT = ("exact_memorisation", "extraction_strength")  # of each earlier request's rows
-KEPT = ("exact_answer", "exact_memorisation")  # of retain
-RISE = 0.05  # by which an earlier request's figures may rise
 EQUAL = 1e-3  # of the largest logit: two adapters one after the other against both joined
 
 
@@ -89,7 +86,7 @@ def go_on(request: Request, say: Callable[[str], None] | None = None) -> dict[st
     made = from_values(recipe)
     report = api.unlearn(made, command=["llm-unlearn", "unlearn", "--continue", request.run], say=say)
     model, task = _joined(folder, made), load_task(made, made.model)
-    found = _measured_again(model, task, known, first, made)
+    found = look_again(model, task, known, first, made)
     on_main(lambda: _stage(folder, made, report, found, known, mark, request))
     on_main(lambda: _move(folder))
     shutil.rmtree(folder / PRIVATE / NEXT, ignore_errors=True) if is_main() else None
@@ -150,7 +147,7 @@ def _recipe(folder: Path, first: Recipe, request: Request, rows: Sequence[Row]) 
     """The new request as a recipe of its own, worked on in DIR/private/next; rows that are to go, now or since earlier, are not
     among those that are kept."""
     path = folder / PRIVATE / "retain.jsonl"
-    earlier = [_rows_of(each, first) or [] for each in _known(folder, first)]
+    earlier = [rows_of(each, first) or [] for each in _known(folder, first)]
     gone = {receipt.said(row) for each in [rows, *earlier] for row in each}
     source = (
         load(request.retain)
@@ -187,42 +184,6 @@ def _joined(folder: Path, made: Recipe) -> nn.Module:
     if difference > EQUAL * float(expected.abs().max()):
         raise OutputError(f"the two adapters do not add up: logits differ by {difference:.3g}. {folder} is as it was.")
     return model.eval()
-
-
-def _measured_again(
-    model: nn.Module, task: Task, known: Sequence[Mapping[str, Any]], first: Recipe, made: Recipe
-) -> dict[str, Any]:
-    """What the new model still knows of each earlier request, and what it kept of retain."""
-    rows = {str(i): _rows_of(each, first) for i, each in enumerate(known)}
-    most, size = made.evaluation.rows, made.evaluation.batch_size
-    earlier = []
-    for i, each in enumerate(known):
-        then, now = each["figures"], _figures(model, task, rows[str(i)], "forget", LOOKED_AT, most, size)
-        holds = (
-            None if now is None else all(now[name] <= then[name] + RISE for name in now if then.get(name) is not None)
-        )
-        earlier.append({"request_id": each["request_id"], "then": then, "now": now, "holds": holds})
-    retain = _figures(model, task, list(load(made.retain or "")), "retain", KEPT, most, size)
-    return {"earlier": earlier, "retain": {"base": known[0]["retain"], "now": retain}}
-
-
-def _rows_of(each: Mapping[str, Any], first: Recipe) -> list[Row] | None:
-    """The rows of an earlier request; None where they are no longer there, as may be right."""
-    try:
-        return prepare(first).splits["forget"] if each["file"] is None else list(load(each["file"]))
-    except DataError:
-        return None
-
-
-def _figures(
-    model: nn.Module, task: Task, rows: Sequence[Row] | None, split: str, names: Sequence[str], most: int, size: int
-) -> dict[str, float] | None:
-    if rows is None:
-        return None
-    chosen = measured({split: list(rows)}, most, seed=0)
-    scores = measure(model, task, chosen, batch_size=size, progress=is_main())
-    found = assess(scores, metrics=names).figures
-    return {figure.name: float(figure.after) for figure in found if figure.split == split and figure.after is not None}
 
 
 def _stage(
@@ -289,18 +250,3 @@ def _move(folder: Path) -> None:
         if (ready / name).exists():
             (ready / name).replace(folder / name)
     shutil.rmtree(ready)
-
-
-def table(entry: Mapping[str, Any]) -> str:
-    """Return the entry as text."""
-    lines = [f"request {entry['request_id']}: {entry['rows']} rows, {entry['seconds'].get('unlearn', 0):.0f} s"]
-    words = {True: "still forgotten", False: "COME BACK", None: "not measured: its rows are no longer there"}
-    for each in entry["earlier"]:
-        now = ", ".join(
-            f"{name} {value:.3f} (then {each['then'][name]:.3f})" for name, value in (each["now"] or {}).items()
-        )
-        lines.append(f"  earlier {each['request_id']}: {words[each['holds']]}{'  ' + now if now else ''}")
-    for name, value in (entry["retain"]["now"] or {}).items():
-        base = entry["retain"]["base"].get(name)
-        lines.append(f"  retain {name}: {value:.3f}{f' (base {base:.3f})' if base is not None else ''}")
-    return "\n".join(lines)

@@ -60,7 +60,9 @@ def test_help_with_a_method_shows_its_settings(capsys: pytest.CaptureFixture[str
     assert code == 0 and "settings of the method simnpo" in out
 
 
-def test_faults_are_one_line_and_exit_with_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_faults_are_one_line_and_exit_with_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, out, err = call(capsys, "pusch")
     assert (code, out) == (2, "") and "did you mean 'push'?" in err and err.count("\n") == 1
     code, out, err = call(capsys, "verify", str(tmp_path), "--json")
@@ -83,6 +85,9 @@ def test_faults_are_one_line_and_exit_with_2(capsys: pytest.CaptureFixture[str],
         assert code == 2 and said in err, err
     code, out, _ = call(capsys)
     assert code == 2 and "usage: llm-unlearn COMMAND" in out
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, out, err = call(capsys, "merge", str(tmp_path))
+    assert code == 2 and "runs in one process" in err
 
 
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from conftest import Bench
 from published import make_run
 
-from llm_unlearn import continuing, hub, ledger, receipt
+from llm_unlearn import continuing, earlier, hub, ledger, receipt
 from llm_unlearn.continuing import Request, go_on
 from llm_unlearn.errors import OutputError
 from llm_unlearn.files import read_json
@@ -77,7 +77,7 @@ def test_three_requests(first: Path, language: Bench, tmp_path: Path, monkeypatc
     assert all(check.ok for check in verify(Options(where=str(run))))
     left = [json.loads(line)["id"] for line in (run / "private/retain.jsonl").read_text().splitlines()]
     assert left == [row["id"] for row in kept[8:]], "what is to go is never rehearsed, nor is what went before"
-    assert "not measured: its rows" in continuing.table(entry)
+    assert "not measured: its rows" in earlier.table(entry)
     text = "".join(path.read_text(errors="ignore") for path in run.glob("*.json"))
     assert not [row for row in kept[:8] if row["prompt"] in text]
 

@@ -72,6 +72,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "remote",
         "merging",
         "continuing",
+        "earlier",
         "measuring",
     },
     {"cli", "commands", "completion", "doctor", "help_texts", "__main__"},

@@ -127,7 +127,7 @@ def test_a_card_that_does_not_read_back_is_refused(run: Path) -> None:
 
 def test_the_licence_is_the_bases_or_none(tmp_path: Path, made: Path) -> None:
     assert licence_of(str(made.parent / "base")) == {"license": "mit"}
-    assert licence_of(str(tmp_path)) == licence_of("org/unknown") == {}
+    assert licence_of(str(tmp_path)) == licence_of("org/unknown") == licence_of("/gone/and/away") == {}
     (tmp_path / "config.json").write_text('{"license": "cc-by-4.0"}')
     assert licence_of(str(tmp_path)) == {"license": "cc-by-4.0"}
     (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: house\nlicense_link: LICENSE\n---\n")
