@@ -102,6 +102,9 @@ def test_nothing_leaks(language: Bench, tmp_path: Path) -> None:
         if mark.encode() in body or mark in path
     ]
     assert not bodies and len(requests) > 30, "requests"
+    assert not [path for _, path, _, _ in requests if path.startswith("/base/")], (
+        "a folder's name is no model on the Hub"
+    )
     heads = [(path, mark) for _, path, head, _ in requests for mark in (ROW, PATH, SECRET) if mark in json.dumps(head)]
     assert not heads, "headers hold the Hub's own token and nothing else"
     logs = [
