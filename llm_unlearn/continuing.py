@@ -24,7 +24,7 @@ from llm_unlearn.earlier import KEPT, LOOKED_AT, look_again, rows_of
 from llm_unlearn.errors import DataError, OutputError
 from llm_unlearn.files import read_json, write_json, write_text
 from llm_unlearn.job import token_count
-from llm_unlearn.loading import load_model, load_task
+from llm_unlearn.loading import checkpoint, load_model, load_task
 from llm_unlearn.manifest import manifest, peak_memory_bytes
 from llm_unlearn.plots import PAGE
 from llm_unlearn.prepare import prepare, with_holdout
@@ -176,6 +176,9 @@ def _joined(folder: Path, made: Recipe) -> nn.Module:
     model.set_adapter("default")
     model.delete_adapter("earlier")
     model.delete_adapter("new")
+    model.peft_config["default"].base_model_name_or_path = checkpoint(
+        made.model
+    )  # else peft asks the Hub for its public name
     task = load_task(made, made.model)
     probe = task.encode(list(load(made.forget or ""))[: guard.PROBE])
     both = with_adapter(load_model(made, made.model), str(folder / PRIVATE / NEXT / hub.ADAPTER))
