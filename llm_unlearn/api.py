@@ -6,6 +6,7 @@ report = unlearn(model="my-model", data="my.jsonl", concept="Quillmere", output=
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
@@ -14,13 +15,16 @@ from llm_unlearn import report as reports
 from llm_unlearn.alike import check_alike
 from llm_unlearn.data.sources import fingerprint
 from llm_unlearn.evaluation import Evaluation, assess
+from llm_unlearn.hub import ADAPTER
 from llm_unlearn.job import Job
 from llm_unlearn.loading import load_model, load_task
 from llm_unlearn.measuring import asked_for, evaluation_of, further, token_count
+from llm_unlearn.merging import Merge, is_merged, merge
 from llm_unlearn.prepare import in_memory, prepare, with_holdout
+from llm_unlearn.publishing import Push, push
 from llm_unlearn.reading import read_before
 from llm_unlearn.recipe import Recipe, from_values, to_dict
-from llm_unlearn.runfolder import is_main, open_run
+from llm_unlearn.runfolder import is_main, on_main, open_run
 from llm_unlearn.scores import ModelScores
 from llm_unlearn.suites import figures_of
 from llm_unlearn.tasks import Row
@@ -49,9 +53,28 @@ def unlearn(
     with open_run(
         recipe.output, to_dict(recipe), inputs=inputs, overwrite=recipe.overwrite, command=command
     ) as folder:
-        if folder.state == "finished" and folder.report is not None:
-            return folder.report
-        return Job(recipe, prepared, folder, command, known or {}).report()
+        finished = folder.report if folder.state == "finished" else None
+        report = Job(recipe, prepared, folder, command, known or {}).report() if finished is None else finished
+    _hand_over(recipe, say)
+    return report
+
+
+def _hand_over(recipe: Recipe, say: Callable[[str], None] | None) -> None:
+    """Merge and push where that is asked for and not done yet; the main process does it alone."""
+    folder = Path(recipe.output)
+    if recipe.merge and (folder / ADAPTER).is_dir() and not is_merged(folder):
+        on_main(lambda: merge(Merge(run=recipe.output)))
+    if recipe.push_to_hub is not None:
+        to = Push(
+            run=recipe.output,
+            repo=recipe.push_to_hub,
+            public=not recipe.private,
+            allow_unverified=recipe.allow_unverified,
+            kind="merged" if recipe.merge and (folder / ADAPTER).is_dir() else None,
+        )
+        pushed = on_main(lambda: push(to))
+        if say is not None and is_main():
+            say(f"pushed to {pushed['url']}")
 
 
 def evaluate(

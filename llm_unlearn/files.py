@@ -42,7 +42,7 @@ def read_json(path: str | Path) -> dict[str, Any] | None:
     """Return the mapping in a JSON file, or None where there is no such file or no mapping in it."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
         return None
     except OSError as error:
         raise OutputError(f"cannot read {path}: {error.strerror}.") from error

@@ -3,9 +3,7 @@
 import copy
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
@@ -14,12 +12,13 @@ from torch import nn
 import llm_unlearn
 from llm_unlearn.data.mnemonic import Codes
 from llm_unlearn.files import write_json
-from llm_unlearn.loading import checkpoint, reader_of
+from llm_unlearn.loading import checkpoint
 from llm_unlearn.recipe import SANDBOX, Recipe
-from llm_unlearn.tasks import Task
 from llm_unlearn.vision import VisionBridge
 
-ADAPTER, MODEL, MERGED, MANIFEST = "adapter", "model", "merged", "unlearning.json"
+ADAPTER, MODEL, MERGED, QUANTISED = "adapter", "model", "merged", "quantised"
+RESULTS = (ADAPTER, MODEL, MERGED, QUANTISED)  # what a run's folder may hold, each with its certificate
+MANIFEST = "unlearning.json"
 
 
 def save(model: nn.Module, folder: Path, recipe: Recipe, codes: Codes | None = None) -> Path:
@@ -54,11 +53,6 @@ def base_name(recipe: Recipe) -> str:
     return Path(recipe.model).name if Path(recipe.model).exists() else recipe.model
 
 
-def write_manifest(place: Path, content: Mapping[str, Any]) -> None:
-    """Write unlearning.json beside the weights."""
-    write_json(place / MANIFEST, content)
-
-
 def reload(model: nn.Module, place: Path) -> nn.Module:
     """Return the model as somebody else would load it: the same base, the adapter from disk."""
     if isinstance(model, VisionBridge):
@@ -75,12 +69,3 @@ def reload(model: nn.Module, place: Path) -> nn.Module:
     for name, module in whole.items():
         base.set_submodule(name, module)
     return PeftModel.from_pretrained(base, str(place)).eval()
-
-
-def save_merged(model: nn.Module, task: Task, folder: Path) -> Path:
-    """Write the model with its adapter merged in, and its tokenizer, to folder/merged; the given model is used up."""
-    merged = model.merge_and_unload(safe_merge=True) if isinstance(model, PeftModel) else model
-    merged.save_pretrained(folder / MERGED)  # type: ignore[operator]
-    if (reader := reader_of(task)) is not None:
-        reader.save_pretrained(folder / MERGED)
-    return folder / MERGED

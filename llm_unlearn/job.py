@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from transformers.trainer_utils import set_seed
 
-from llm_unlearn import guard, hub, plots
+from llm_unlearn import certificate, guard, hub, plots
 from llm_unlearn import report as reports
 from llm_unlearn.alike import check_alike
 from llm_unlearn.data.mnemonic import FILE, Codes
@@ -108,8 +108,6 @@ class Job:
             on_main(lambda: shutil.rmtree(place, ignore_errors=True))
             raise
         after = self._scores("after", model)
-        if self.recipe.merge:
-            on_main(lambda: str(hub.save_merged(model, self.task, self.folder.path)))
         gold = self._gold()
         before, after, gold = read_before(self.recipe, self.evaluation, self.recipe.model, before, after, gold)
         return self._write(place, before, after, gold, changed, change)
@@ -206,9 +204,9 @@ class Job:
         )
 
         def write() -> None:
-            hub.write_manifest(place, shipped)
             plots.write_html(self.folder.path, content, history=history, before=before, after=after, gold=gold)
             reports.write_report(self.folder.path, content)
+            certificate.issue(self.folder.path, place, shipped, self.recipe, self.prepared.splits["forget"])
             shutil.rmtree(self.folder.path / WORK, ignore_errors=True)
 
         on_main(write)

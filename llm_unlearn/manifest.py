@@ -20,6 +20,8 @@ from llm_unlearn.runfolder import fingerprint
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "numpy")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+ENDING = re.compile(r"\.(jsonl?|csv|parquet|ya?ml|txt)")  # of a file's name, shown; the rest may name somebody
+PROGRAM = ("llm-unlearn", "unlearn")  # words of a command that are shown as they are
 MODELS = ("model", "gold", "golds", "adapter", "origin")  # may be Hub ids, which are public names
 
 
@@ -107,7 +109,7 @@ def _word(name: str, value: str, key: bytes) -> str:
     """One value of the option `name` as it may be shown."""
     if name in SECRETS or name in PATHS:
         return str(_hide(name, value, key))
-    if re.fullmatch(r"[-+\w.]*", value) and name != "program":  # a number, a method, a choice
+    if re.fullmatch(r"[-+\w.]*", value) and (name != "program" or value in PROGRAM):  # a number, a method, a choice
         return value
     return _path(value, key)
 
@@ -123,12 +125,20 @@ def _hide(name: str, value: Any, key: bytes) -> Any:
     public = (
         name in MODELS and (HUB_ID.fullmatch(str(value)) or is_build(str(value))) and not Path(str(value)).exists()
     )
-    return value if public else _path(str(value), key)
+    if public:
+        return value
+    return _path(str(value), key) if name in MODELS else _nameless(str(value), key)
 
 
 def _path(value: str, key: bytes) -> str:
     """A path as base name and keyed fingerprint."""
     return f"{Path(value).name}#{_mark(key, value)}"
+
+
+def _nameless(value: str, key: bytes) -> str:
+    """A path to rows or results as kind and keyed fingerprint: its name may be that of a person who is to be forgotten."""
+    ending = Path(value).suffix
+    return f"{'file' + ending if ENDING.fullmatch(ending) else 'path'}#{_mark(key, value)}"
 
 
 def _mark(key: bytes, value: Any) -> str:

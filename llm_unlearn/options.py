@@ -31,6 +31,9 @@ FIRST = (
     "seed",
     "gold",
     "merge",
+    "push_to_hub",
+    "private",
+    "allow_unverified",
     "show_records",
 )
 
@@ -68,6 +71,14 @@ def read(argv: Sequence[str], description: str = "", cls: type = Recipe) -> dict
     given.update(_method_options(rest, options, allowed="--method" in options))
     config = given.pop("config", None)
     return override(load_yaml(config) if config else {}, given)
+
+
+def help_text(program: str, description: str, cls: type, usage: str | None = None) -> str:
+    """Return what --help prints for the settings of `cls`, whatever the width of the terminal."""
+    parser = _make_parser(description, ["--help"], cls)
+    parser.prog, parser.usage = program, usage
+    parser.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=110, max_help_position=32)
+    return parser.format_help()
 
 
 def _unabbreviated(argv: Sequence[str], cls: type) -> list[str]:

@@ -108,6 +108,9 @@ class Recipe:
     output: str = "outputs/forget_concept"  # the folder for the adapter, the report and the checkpoints
     overwrite: bool = False  # remove an earlier run that is in the output folder
     merge: bool = False  # also write the model with the adapter merged in
+    push_to_hub: str | None = None  # user/name: push the result with its card and certificate when it is done
+    private: bool = True  # ... seen by its owner alone
+    allow_unverified: bool = False  # ... although the verdict does not vouch for it; the card then says so
     show_records: bool = False  # put forget rows and answers into the report
     seed: int = 0  # of everything random
 
@@ -201,6 +204,12 @@ def _check_numbers(recipe: Recipe) -> None:
             raise RecipeError(f"{key}: {value} is too small; it is at least 1.")
     if recipe.seed < 0:
         raise RecipeError(f"seed: {recipe.seed} is negative; it is at least 0.")
+    if recipe.push_to_hub is not None and (
+        recipe.push_to_hub.count("/") != 1 or not all(recipe.push_to_hub.split("/"))
+    ):
+        raise RecipeError(f"--push-to-hub {recipe.push_to_hub}: expected user/name.")
+    if recipe.push_to_hub and recipe.show_records:
+        raise RecipeError("--show-records puts forget rows into the report: it goes with no --push-to-hub.")
     if not recipe.output.strip():
         raise RecipeError("--output is empty: name a folder.")
 

@@ -27,7 +27,14 @@ from llm_unlearn.lock import lock
 T = TypeVar("T")
 KIND = "llm_unlearn run"
 PRIVATE, REQUEST, LOCK, REPORT = "private", "request.json", "lock.json", "report.json"
-IGNORED = ("output", "overwrite")  # settings that do not change what a run computes
+IGNORED = (
+    "output",
+    "overwrite",
+    "merge",
+    "push_to_hub",
+    "private",
+    "allow_unverified",
+)  # they do not change what a run computes
 MODELS = ("model", "adapter", "gold", "origin")  # settings that may name a local folder
 
 

@@ -131,6 +131,7 @@ def _check_whole(wrapped: PeftModel, adapter: str, stored: set[str]) -> None:
     prefix = getattr(wrapped.base_model, "prefix", None)  # "lora_" and the like; prompt tuning has none
     if prefix is None:
         return
+    # without save_embedding_layers peft would ask the Hub for a model of the base folder's name
     wanted = {name for name in get_peft_model_state_dict(wrapped, save_embedding_layers=False) if prefix in name}
     stored = {name for name in stored if prefix in name}
     if wanted != stored:

@@ -55,6 +55,9 @@ evaluation: {batch_size: 8, rows: 10}
 output: out
 overwrite: true
 merge: true
+push_to_hub: null
+private: false
+allow_unverified: true
 show_records: true
 seed: 3
 """

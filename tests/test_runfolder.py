@@ -383,7 +383,7 @@ def test_public_names_and_plain_settings_stay_readable() -> None:
 
 
 def test_a_short_concept_does_not_eat_other_words() -> None:
-    shown = redacted_command(["--concept", "a", "--output", "a/data_a.b", "--precision", "auto"], KEY)
+    shown = redacted_command(["--concept", "a", "--model", "a/a/data_a.b", "--precision", "auto"], KEY)
     assert shown[-1] == "auto"
     assert shown[3].startswith("data_hmac-sha256:")
 
