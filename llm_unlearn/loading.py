@@ -133,7 +133,7 @@ def load_adapted(recipe: Recipe, adapter: str) -> PeftModel:
 def load_codes(recipe: Recipe) -> Codes | None:
     """Return the mnemonic codes beside the recipe's adapter, or beside its model; None where neither has any."""
     for name in (recipe.adapter, checkpoint(recipe.model, recipe=recipe)):
-        if name is None:
+        if name is None or is_build(name):
             continue
         path = cached_file(
             name,

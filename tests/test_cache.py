@@ -157,7 +157,7 @@ class Watched:
 def request(saved: dict[str, Any], output: Path, **changes: Any) -> dict[str, Any]:
     training = {"steps": 3, "forget_batch": 4, "learning_rate": 1e-2}
     return unlearn(
-        **{**saved, "method": {"name": "grad_diff", "training": training}, "output": str(output), **changes}
+        **{**saved, "method": {"name": "grad_diff", "training": training}, "output": str(output), "evaluation": {"cache": True}, **changes}
     )
 
 
@@ -231,7 +231,10 @@ def test_nothing_stale_is_served(
 
     def figures_now(**changes: Any) -> list[dict[str, Any]]:
         rows = {**language.splits, **changes.pop("splits", {})}
-        return evaluate(saved["model"], rows, adapter=str(tmp_path / "adapter"), gold=saved["gold"], **changes)
+        how = {"cache": True, **changes.pop("evaluation", {})}
+        return evaluate(
+            saved["model"], rows, adapter=str(tmp_path / "adapter"), gold=saved["gold"], evaluation=how, **changes
+        )
 
     adapter(1)
     watched = Watched(monkeypatch, api)

@@ -58,6 +58,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "cache",
         "card",
         "certificate",
+        "checks",
         "charts",
         "compare",
         "continual",

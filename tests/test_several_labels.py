@@ -13,7 +13,11 @@ from llm_unlearn.data.splits import kept
 from llm_unlearn.method import available, find
 
 METHODS = [
-    name for name in available() if find(name).starts_from == "target" and "sequence_classifier" in find(name).tasks
+    name
+    for name in available()
+    if find(name).starts_from == "target"
+    and "sequence_classifier" in find(name).tasks
+    and name != "instance_wise"  # it refuses them
 ]
 
 
