@@ -22,7 +22,7 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "safeten
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 ENDING = re.compile(r"\.(jsonl?|csv|parquet|ya?ml|txt)")  # of a file's name, shown; the rest may name somebody
 PROGRAM = ("llm-unlearn", "unlearn")  # words of a command that are shown as they are
-MODELS = ("model", "gold", "golds", "adapter", "origin")  # may be Hub ids, which are public names
+MODELS = ("model", "gold", "golds", "adapter", "origin", "weights")  # may be Hub ids, which are public names
 
 
 def manifest(

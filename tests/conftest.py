@@ -310,6 +310,8 @@ def shortened(cls: type[Method], **changes: Any) -> Method:
     small = {"steps": 24, "forget_batch": 4, "warmup_steps": 2, "learning_rate": 1e-2}
     if any(field.name == "share" for field in fields(cls)):  # a part of the weights takes longer
         small |= {"steps": 48}
+    if any(field.name == "rounds" for field in fields(cls)):  # most steps are on retain alone
+        small |= {"steps": 48}
     if cls.starts_from == "origin":
         small |= {"steps": 160, "forget_batch": 12, "learning_rate": 1e-2}
     if "retain" not in cls.needs:

@@ -157,7 +157,13 @@ class Watched:
 def request(saved: dict[str, Any], output: Path, **changes: Any) -> dict[str, Any]:
     training = {"steps": 3, "forget_batch": 4, "learning_rate": 1e-2}
     return unlearn(
-        **{**saved, "method": {"name": "grad_diff", "training": training}, "output": str(output), "evaluation": {"cache": True}, **changes}
+        **{
+            **saved,
+            "method": {"name": "grad_diff", "training": training},
+            "output": str(output),
+            "evaluation": {"cache": True},
+            **changes,
+        }
     )
 
 
