@@ -35,19 +35,14 @@ class MnemonicNoise(Method):
     paper: ClassVar[str] = "arXiv:2306.05670"
     units: tuple[str, ...] = ()  # what to forget by codes; none: the units that the forget rows belong to
     source: Literal["auto", "codes", "rows"] = "auto"  # whose Fisher; auto: codes where the model has them, else rows
-    kappa: tuple[float, ...] = (
-        1.0,
-        2.0,
-        4.0,
-        8.0,
-        16.0,
-        64.0,
-        256.0,
-    )  # lambda2 = kappa * std(w_l); tried on the codes
+    kappa: tuple[float, ...] = (1.0, 4.0, 16.0, 64.0, 256.0)  # lambda2 = kappa * std(w_l); tried on the codes
     lambda1: tuple[float, ...] = LAMBDA1  # the most a factor may be; tried on the codes
-    smooth: float = 1e-4  # d = smooth * mean(f_R). Differs from the paper: 0
+    # d = smooth * mean(f_R); None: 0 as in the paper, but 1e-4 for rows and for an adapter, where many gradients vanish
+    smooth: float | None = None
     clip: float = 1.0  # quantile at which eta is cut; 1: nowhere, as in the paper
-    reach: float = 3.0  # ties: codes wrong by so many times guessing's loss, then the least cost to what is kept
+    # Differs from the paper, which says nothing of ties: codes wrong by so many times guessing's loss, then the least cost to
+    # what is kept.  2 chosen on classes 1 to 9 of one Fashion-MNIST ResNet: error >= 99.7 %, kept classes lose 0.0 (3: 0.3)
+    reach: float = 2.0
     rows: int = 256  # of forget and retain each that stand in where there are no codes, and that confirm the choice
     confirm: bool = False  # refuse choices that cost the retain rows more than `tolerance`: the codes can over-promise
     tolerance: float = 0.015  # of accuracy on retain, where the choice is confirmed
@@ -101,9 +96,9 @@ class MnemonicNoise(Method):
         weights: Literal["base", "trainable"] = "base" if base else "trainable"
         of_forget = fisher_diagonal(run.model, run.task, forget, weights=weights)
         of_retain = fisher_diagonal(run.model, run.task, retain, weights=weights)
-        eta = {
-            name: ratio(of_forget[name], each, smooth=self.smooth, clip=self.clip) for name, each in of_retain.items()
-        }
+        in_adapter = any(".lora_" in name for name in of_retain)
+        smooth = self.smooth if self.smooth is not None else 1e-4 if rows or in_adapter else 0.0
+        eta = {name: ratio(of_forget[name], each, smooth=smooth, clip=self.clip) for name, each in of_retain.items()}
         noise = Noise(run.model, eta)
         judge = Judge(run.model, run.task, forget, retain, self.reach)
         ranked = search(noise, judge, self.kappa, self.lambda1, rows=rows)
