@@ -24,6 +24,7 @@ from llm_unlearn.prepare import in_memory, prepare, with_holdout
 from llm_unlearn.publishing import Push, push
 from llm_unlearn.reading import read_before
 from llm_unlearn.recipe import Recipe, from_values, to_dict
+from llm_unlearn.run import Splits
 from llm_unlearn.runfolder import is_main, on_main, open_run
 from llm_unlearn.scores import ModelScores
 from llm_unlearn.suites import figures_of
@@ -55,15 +56,15 @@ def unlearn(
     ) as folder:
         finished = folder.report if folder.state == "finished" else None
         report = Job(recipe, prepared, folder, command, known or {}).report() if finished is None else finished
-    _hand_over(recipe, say)
+    _hand_over(recipe, prepared.splits, say)
     return report
 
 
-def _hand_over(recipe: Recipe, say: Callable[[str], None] | None) -> None:
+def _hand_over(recipe: Recipe, splits: Splits, say: Callable[[str], None] | None) -> None:
     """Merge and push where that is asked for and not done yet; the main process does it alone."""
     folder = Path(recipe.output)
     if recipe.merge and (folder / ADAPTER).is_dir() and not is_merged(folder):
-        on_main(lambda: merge(Merge(run=recipe.output)))
+        on_main(lambda: merge(Merge(run=recipe.output), splits))
     if recipe.push_to_hub is not None:
         to = Push(
             run=recipe.output,

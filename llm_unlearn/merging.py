@@ -25,6 +25,7 @@ from llm_unlearn.hub import ADAPTER, MANIFEST, MERGED, MODEL, QUANTISED
 from llm_unlearn.loading import load_model, reader_of
 from llm_unlearn.publishing import CARD, base_here
 from llm_unlearn.report import REPORT, read_report
+from llm_unlearn.run import Splits
 from llm_unlearn.runfolder import is_main
 from llm_unlearn.subject import Subject
 from llm_unlearn.tasks import Row
@@ -47,10 +48,10 @@ class Merge:
     shard: str = "5GB"  # the largest file
 
 
-def merge(options: Merge) -> dict[str, Any]:
+def merge(options: Merge, splits: Splits | None = None) -> dict[str, Any]:
     """Write DIR/merged, with --quantise DIR/quantised, and return what was measured.
 
-    Raises OutputError, and leaves what was there, where the stored model is not base + adapter, or rounding brings rows back.
+    `splits` are the run's rows, where they are at hand; without them its request says where they are read from.  Raises OutputError, and leaves what was there, where the stored model is not base + adapter, or rounding brings rows back.
     """
     folder, subject = Path(options.run), Subject(run=options.run)
     recipe, task = subject.recipe, subject.reader
@@ -61,8 +62,9 @@ def merge(options: Merge) -> dict[str, Any]:
     part = folder / f"{kind}.part"
     shutil.rmtree(part, ignore_errors=True)
     model = subject.load("after")
-    rows = spread([plain(row) for row in subject.splits["forget"]], ROWS, 0)
-    probe = task.encode([*rows[:PROBE], *subject.splits.get("retain", [])[:PROBE]])
+    given = subject.splits if splits is None else splits
+    rows = spread([plain(row) for row in given["forget"]], ROWS, 0)
+    probe = task.encode([*rows[:PROBE], *given.get("retain", [])[:PROBE]])
     logits = guard.probe_logits(model, task, probe)
     found: dict[str, Any] = {"kind": kind}
     if change is not None:

@@ -277,7 +277,9 @@ def test_the_choice_can_be_confirmed_on_retain_rows(
     MnemonicNoise(units=("1",), confirm=True, tolerance=0.1, smooth=1e-4).unlearn(run)
     assert (logits(images.task, model, batch).argmax(-1) == batch["labels"]).float().mean() >= before - 0.1
     with pytest.raises(DataError, match="no candidate forgets and keeps"):
-        MnemonicNoise(units=("1",), confirm=True, kappa=(1e-9,), smooth=1e-4).unlearn(replace(run, model=copy.deepcopy(known[0])))
+        MnemonicNoise(units=("1",), confirm=True, kappa=(1e-9,), smooth=1e-4).unlearn(
+            replace(run, model=copy.deepcopy(known[0]))
+        )
 
 
 def test_refusals(known: tuple[nn.Module, Codes], images: Bench, tmp_path: Path) -> None:
