@@ -28,6 +28,16 @@ TINY = 1e-12
 WANTED, FEWEST, MOST, MOST_ROWS = 320, 4, 20, 256  # adversarial examples in all, and a row; rows they are made from
 
 
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """How adversarial examples are looked for."""
+
+    examples: int | None = None  # tried a row; None: 320 / rows, 4 to 20. Differs from the paper: 20 to 300
+    steps: int = 20  # Differs from the paper: 100
+    pixel_radius: float = 0.045  # a pixel, of its range. Differs from the paper: 4.0 for 32 x 32 x 3 pixels, so 0.072
+    word_radius: float = 0.4  # of the norm of a text's embeddings; at 0.1 a fifth of the attacks hit (toy texts)
+
+
 @dataclass(frozen=True)
 class Perturbed:
     """What was added to each example's continuous input, and whether the model then says the example's label."""
@@ -146,7 +156,7 @@ def _room(task: Task, batch: Batch, clean: Tensor) -> tuple[Tensor, Tensor | Non
         if not free.any(1).all():
             raise DataError(
                 "adversarial examples change the words of a prompt (a classifier's of its text), and "
-                f"{int((~free.any(1)).sum())} of {len(free)} rows have none: give rows with a prompt, or set adversarial=false."
+                f"{int((~free.any(1)).sum())} of {len(free)} rows have none: give rows with a prompt, or set method.keep=nothing."
             )
         return free[..., None].to(clean), None, None
     low, high = pixel_range(getattr(task, "processor", None), clean)
@@ -204,6 +214,10 @@ class Anchors:
     table: Tensor  # [M, ...] what to add to their continuous inputs, fp16, on the CPU
     tried: int  # those that missed are left out: to train on them would teach the model something new
 
+    def told(self) -> dict[str, float]:
+        """Return how many there are, and which share of those tried they are."""
+        return {"adversarial_examples": len(self.examples), "attack_success": len(self.examples) / self.tried}
+
     def join(self, model: nn.Module, task: Task, batch: Mapping[str, Batch], name: str) -> dict[str, Batch]:
         """Return the batch with the changes added in the stream `name`, and every stream's input as it enters the model."""
         out: dict[str, Batch] = {}
@@ -215,26 +229,24 @@ class Anchors:
         return out
 
 
-def anchors(
-    model: nn.Module, task: Task, rows: Sequence[Row], *, times: int | None = None, seed: int = 0, **attack: Any
-) -> Anchors:
-    """Return the adversarial examples of the rows that hit other labels, `times` tried a row; `attack` are pgd's settings.
+def anchors(model: nn.Module, task: Task, rows: Sequence[Row], attack: Attack, seed: int = 0) -> Anchors:
+    """Return the adversarial examples of the rows that hit other labels.
 
-    Without `times`: about 320 in all, at least 4 and at most 20 a row, and of more than 256 rows as many drawn by the seed.
-    Raises RecipeError where none hits.
+    Without `attack.examples`: about 320 in all, at least 4 and at most 20 a row, and of more than 256 rows as many drawn by the
+    seed.  Raises RecipeError where none hits.
     """
+    times, drawn = attack.examples, list(rows)
     if times is None:
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:MOST_ROWS].sort().values
         times, drawn = max(FEWEST, min(MOST, WANTED // len(rows))), [rows[i] for i in order.tolist()]
-    else:
-        drawn = list(rows)
     aimed = task.encode(with_other_labels(model, task, drawn, times=times, seed=seed))
-    found = pgd(model, task, aimed, seed=seed, **attack)
+    how: dict[str, Any] = {"pixel_radius": attack.pixel_radius, "word_radius": attack.word_radius}
+    found = pgd(model, task, aimed, steps=attack.steps, seed=seed, progress=True, **how)
     hits = found.hits.nonzero()[:, 0].tolist()
     if not hits:
         raise RecipeError(
-            f"none of {len(aimed)} adversarial examples is taken for what it was aimed at: raise method.word_radius (texts) or "
-            "method.pixel_radius (images), method.attack_steps or method.examples, or set method.adversarial=false."
+            f"none of {len(aimed)} adversarial examples is taken for what it was aimed at: raise attack.word_radius (texts) or "
+            "attack.pixel_radius (images), attack.steps or attack.examples, or set method.keep=nothing."
         )
     kept = [{**aimed[i], "place": float(place)} for place, i in enumerate(hits)]
     return Anchors(kept, pad_sequence([found.deltas[i] for i in hits], batch_first=True), len(aimed))

@@ -3,7 +3,7 @@
 A classifier's row gets one of the other classes, a causal LM's another row's answer (or one that is given).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -102,12 +102,27 @@ def right_share(model: nn.Module, task: Task, examples: Sequence[Example], *, ba
     return right / total
 
 
-def pushed_off(decisions: Decisions, margin: float) -> Tensor:
-    """Return how far each example [B] still is from another label: mean of max(0, margin + own logit - best other one).
+def short_of(decisions: Decisions, margin: float, *, towards: bool) -> Tensor:
+    """Return how far each example [B] is from losing its label by `margin`: max(0, margin + own logit - best other one).
 
-    Unlike minus cross-entropy it pulls hardest at labels the model is certain of, and not at all at those already lost.
+    `towards`: from having it: max(0, margin + best other logit - own).  Unlike minus cross-entropy it pulls hardest at labels the
+    model is certain of, and not at all at those already lost.
     """
     own = decisions.labels[:, None]
-    scores = decisions.logits
-    best = scores.scatter(-1, own, float("-inf")).amax(-1)
-    return decisions.per_example((margin + scores.gather(-1, own)[:, 0] - best).clamp(min=0), "mean", scored_only=True)
+    best = decisions.logits.scatter(-1, own, float("-inf")).amax(-1)
+    lead = decisions.logits.gather(-1, own)[:, 0] - best
+    gap = (margin + (-lead if towards else lead)).clamp(min=0)
+    return decisions.per_example(gap, "mean", scored_only=True)
+
+
+def reached(
+    model: nn.Module, task: Task, aim: Sequence[Row], unseen: Sequence[Row], *, wrong: bool
+) -> Callable[[nn.Module], bool]:
+    """Return what asks a model whether none of the rows is right (`wrong`: wrong) any more.
+
+    With unseen rows: whether they are right no more often than those are of `model`, as it is now.
+    """
+    examples = task.encode(aim)
+    level = right_share(model, task, task.encode(unseen)) if unseen else 0.0
+    allowed = level * sum(sum(example.get("scored", [1])) for example in examples)
+    return lambda now: at_most(now, task, examples, 0 if wrong else allowed, wrong=wrong)

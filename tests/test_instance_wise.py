@@ -12,16 +12,17 @@ import torch.nn.functional as F
 from conftest import Bench, logits, progress, shortened, weights
 from torch import nn
 
-from llm_unlearn.adversary import Anchors
+from llm_unlearn.adversary import Attack, anchors
 from llm_unlearn.decisions import Decisions
 from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.fit import fit
 from llm_unlearn.head import trainable
 from llm_unlearn.held import held, pull, scaled
 from llm_unlearn.methods.instance_wise import InstanceWise
-from llm_unlearn.other_answers import at_most, pushed_off, right_share, with_other_labels
+from llm_unlearn.other_answers import at_most, right_share, short_of, with_other_labels
 from llm_unlearn.run import Run
 from llm_unlearn.schedule import Schedule
+from llm_unlearn.stand_ins import stand_ins
 
 ROOM = Schedule(steps=100, forget_batch=4, retain_per_forget=4, warmup_steps=0, learning_rate=6e-3, decay="constant")
 
@@ -36,9 +37,11 @@ def finished(run: Run) -> dict[str, Any]:
 
 def test_the_loss_before_the_first_step_is_the_equation(images: Bench, tmp_path: Path) -> None:
     """f = 1/5 with four adversarial rows a forget row: L = -CE(x, y)/5 + 4 CE(x', y')/5, and nothing has moved."""
-    method = InstanceWise(push="cross_entropy", limit=99.0, examples=4, training=ROOM, pixel_radius=0.3)
+    method = InstanceWise(
+        keep="labels", push="cross_entropy", limit=99.0, training=ROOM, attack=Attack(examples=4, pixel_radius=0.3)
+    )
     run = images.run(tmp_path)
-    near = method.near(run)
+    near = anchors(run.model, run.task, run.rows("forget"), method.attack, run.seed + 1)
     examples = {"forget": run.task.encode(run.rows("forget")[:2]), "adversarial": near.examples[:8]}
     batch = run.task.collate_streams(examples)
     run.model.eval()
@@ -61,7 +64,7 @@ def test_the_loss_before_the_first_step_is_the_equation(images: Bench, tmp_path:
 
 
 def test_without_adversarial_examples_it_is_negative_gradient(images: Bench, tmp_path: Path) -> None:
-    method = InstanceWise(adversarial=False, importance=False, push="cross_entropy", limit=99.0, training=ROOM)
+    method = InstanceWise(keep="nothing", importance=False, push="cross_entropy", limit=99.0, training=ROOM)
     run = images.run(tmp_path)
     batch = {"forget": images.batch("forget")}
     found = method.objective(run, "misclassify", None)(run.model.eval(), batch, progress())
@@ -74,9 +77,9 @@ def test_the_margin_by_hand() -> None:
     """Logits (3, 1, 0) with label 0: 0.5 + 3 - 1 = 2.5; with label 1: 0.5 + 1 - 3 < 0, so 0 and no gradient."""
     scores = torch.tensor([[3.0, 1.0, 0.0], [3.0, 1.0, 0.0]], requires_grad=True)
     every = torch.arange(2)
-    found = pushed_off(
-        Decisions(labels=every, owner=every, scored=torch.ones(2, dtype=torch.bool), batch_size=2, scores=scores), 0.5
-    )
+    scored = torch.ones(2, dtype=torch.bool)
+    decided = Decisions(labels=every, owner=every, scored=scored, batch_size=2, scores=scores)
+    found = short_of(decided, 0.5, towards=False)
     assert found.tolist() == [2.5, 0.0]
     found.sum().backward()
     assert scores.grad is not None and scores.grad.tolist() == [[1.0, -1.0, 0.0], [0.0, 0.0, 0.0]]
@@ -150,7 +153,7 @@ def test_rows_with_several_labels_are_refused(images: Bench, tmp_path: Path) -> 
 @pytest.mark.parametrize("goal", ["misclassify", "relabel"])
 def test_it_stops_with_the_step_that_reaches_the_goal(goal: Any, images: Bench, tmp_path: Path) -> None:
     run = images.run(tmp_path)
-    plain = InstanceWise(goal=goal, adversarial=False, importance=False)
+    plain = InstanceWise(goal=goal, keep="nothing", importance=False, margin=0.5)
     replace(plain, training=ROOM).unlearn(run)
     said = finished(run)
     assert said["goal"] == goal and 0 < said["finished_after_steps"] < said["most_steps"] == 100
@@ -167,7 +170,9 @@ def test_it_stops_with_the_step_that_reaches_the_goal(goal: Any, images: Bench, 
 
 
 def test_an_interrupted_fit_ends_at_the_same_step(images: Bench, tmp_path: Path) -> None:
-    method = InstanceWise(examples=1, pixel_radius=0.3, importance=False, training=ROOM)
+    method = InstanceWise(
+        keep="labels", margin=0.5, attack=Attack(examples=1, pixel_radius=0.3), importance=False, training=ROOM
+    )
 
     def run(folder: str) -> Run:
         return replace(images.run(tmp_path / folder), trainer={"save_steps": 1})
@@ -185,7 +190,7 @@ def test_an_interrupted_fit_ends_at_the_same_step(images: Bench, tmp_path: Path)
             raise KeyboardInterrupt
         return done(model)
 
-    near = method.near(broken)
+    near = anchors(broken.model, broken.task, broken.rows("forget"), method.attack, broken.seed + 1)
     with pytest.raises(KeyboardInterrupt):
         fit(
             broken,
@@ -204,7 +209,7 @@ def test_an_interrupted_fit_ends_at_the_same_step(images: Bench, tmp_path: Path)
 
 def test_a_language_model_s_rows_say_another_row_s_answer(language: Bench, tmp_path: Path) -> None:
     run = language.run(tmp_path, splits={"forget": language.splits["forget"][:4]})
-    InstanceWise(examples=2, word_radius=1.0, training=replace(ROOM, steps=150)).unlearn(run)
+    InstanceWise(attack=Attack(examples=2, word_radius=1.0), training=replace(ROOM, steps=150)).unlearn(run)
     assert finished(run)["goal"] == "relabel" and finished(run)["finished_after_steps"] is not None
     other = with_other_labels(run.model, run.task, run.rows("forget"), seed=run.seed)
     assert right_share(run.model, run.task, run.task.encode(other)) == 1.0
@@ -213,7 +218,7 @@ def test_a_language_model_s_rows_say_another_row_s_answer(language: Bench, tmp_p
 def test_a_language_model_is_pushed_down_to_unseen_rows_only(language: Bench, tmp_path: Path) -> None:
     run = language.run(tmp_path)
     unseen = right_share(language.target, run.task, run.task.encode(run.rows("holdout")))
-    InstanceWise(goal="misclassify", adversarial=False, training=ROOM).unlearn(run)
+    InstanceWise(goal="misclassify", keep="nothing", training=ROOM).unlearn(run)
     left = right_share(run.model, run.task, run.task.encode(run.rows("forget")))
     assert finished(run)["finished_after_steps"] is not None and left <= unseen < 0.8
 
@@ -248,7 +253,7 @@ def test_it_never_reads_what_is_kept(name: str, request: pytest.FixtureRequest, 
     here: Bench = request.getfixturevalue(name)
     splits = {**here.splits, "retain": Untouchable([1]), "neighbour": Untouchable([1]), "general": Untouchable([1])}
     run = here.run(tmp_path, splits=splits)
-    method = InstanceWise(examples=2, word_radius=1.0, training=replace(ROOM, steps=2))
+    method = InstanceWise(stand_ins=40, attack=Attack(examples=2, word_radius=1.0), training=replace(ROOM, steps=2))
     assert method.needs == {"forget"}
     method.unlearn(run)
     with pytest.raises(AssertionError):  # non-vacuity
@@ -256,14 +261,14 @@ def test_it_never_reads_what_is_kept(name: str, request: pytest.FixtureRequest, 
 
 
 def test_attacks_that_all_miss_are_an_error(images: Bench, tmp_path: Path) -> None:
-    method = InstanceWise(examples=1, pixel_radius=1e-6, attack_steps=1, training=ROOM)
-    with pytest.raises(RecipeError, match="none of 12 adversarial examples.*method.pixel_radius"):
+    method = InstanceWise(keep="labels", attack=Attack(examples=1, pixel_radius=1e-6, steps=1), training=ROOM)
+    with pytest.raises(RecipeError, match="none of 12 adversarial examples.*attack.pixel_radius"):
         method.unlearn(images.run(tmp_path))
 
 
 def test_only_attacks_that_hit_are_kept(images: Bench, tmp_path: Path) -> None:
     run = images.run(tmp_path)
-    near: Anchors = InstanceWise(examples=4, pixel_radius=0.012).near(run)
+    near = anchors(run.model, run.task, run.rows("forget"), Attack(examples=4, pixel_radius=0.012), 1)
     assert 0 < len(near.examples) < near.tried == 48  # some miss
     batch = near.join(run.model, run.task, run.task.collate_streams({"near": near.examples}), "near")["near"]
     assert (logits(run.task, run.model, batch).argmax(-1) == batch["labels"]).all()
@@ -272,4 +277,46 @@ def test_only_attacks_that_hit_are_kept(images: Bench, tmp_path: Path) -> None:
 def test_unseen_rows_are_asked_for_where_they_are_needed(images: Bench, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="needs the split 'holdout'"):
         run = images.run(tmp_path, splits={"forget": images.splits["forget"]})
-        InstanceWise(stop_at="holdout", adversarial=False).unlearn(run)
+        InstanceWise(stop_at="holdout", keep="nothing").unlearn(run)
+
+
+# --- what stands in for other rows ---
+
+
+def test_stand_ins_are_made_of_the_rows_and_named_by_the_model(images: Bench) -> None:
+    rows = images.splits["forget"]
+    found = stand_ins(images.target, images.task, rows, 60, Attack(pixel_radius=0.3, steps=3), 1)
+    again = stand_ins(images.target, images.task, rows, 60, Attack(pixel_radius=0.3, steps=3), 1)
+    assert len(found) == 60 and all(
+        torch.equal(a["pixel_values"], b["pixel_values"]) for a, b in zip(found, again, strict=True)
+    )
+    said = logits(images.task, images.target, images.task.collate(found)).argmax(-1).tolist()
+    assert [example["labels"] for example in found] == said
+    own = torch.stack([example["pixel_values"] for example in images.task.encode(rows)])
+    low, high = own.amin((0, 2, 3)) - 1e-3, own.amax((0, 2, 3)) + 1e-3
+    blends = torch.stack([example["pixel_values"] for example in found[9:30]])
+    assert (blends.amin((0, 2, 3)) >= low).all() and (blends.amax((0, 2, 3)) <= high).all()
+    assert not any((blends[:, None] == own[None]).flatten(2).all(-1).any(1).tolist()) or len(rows) < 2
+
+
+def test_before_the_first_step_nothing_has_moved_and_the_rows_left_share_the_weight(
+    images: Bench, tmp_path: Path
+) -> None:
+    """KL(before || now) = 0; the forget term is the mean over the rows whose margin is not lost yet."""
+    method = InstanceWise(stand_ins=20, importance=False, margin=0.5)
+    run = images.run(tmp_path)
+    made = stand_ins(run.model, run.task, run.rows("forget"), 20, Attack(steps=2), 1)
+    batch = run.task.collate_streams({"forget": run.task.encode(run.rows("forget")), "stand_ins": made})
+    found = method.objective(run, "misclassify", None)(run.model.eval(), batch, progress())
+    assert set(found) == {"forget", "kept"} and found["kept"].item() == pytest.approx(0.0, abs=1e-5)
+    with torch.no_grad():
+        far = short_of(run.task.decisions(images.target, batch["forget"], logits=True), 0.5, towards=False)
+    assert found["forget"].item() == pytest.approx(far[far > 0].mean().item(), rel=1e-4)
+
+
+def test_the_margin_to_a_new_label_by_hand() -> None:
+    """Logits (3, 1, 0) with label 1: 0.5 + 3 - 1 = 2.5; with label 0: 0.5 + 1 - 3 < 0, so 0."""
+    scores, labels = torch.tensor([[3.0, 1.0, 0.0]] * 2), torch.tensor([1, 0])
+    every, scored = torch.arange(2), torch.ones(2, dtype=torch.bool)
+    decided = Decisions(labels=labels, owner=every, scored=scored, batch_size=2, scores=scores)
+    assert short_of(decided, 0.5, towards=True).tolist() == [2.5, 0.0]

@@ -44,6 +44,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "run",
         "sandbox",
         "schedule",
+        "stand_ins",
         "strength",
         "train",
     },
@@ -116,7 +117,14 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
     {"__main__", "cli", "commands", "completion", "doctor", "help_texts"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-MODALITY = {"codes.py", "encoding.py", "head.py", "tasks.py", "vision.py"}  # the only files that know text from images
+MODALITY = {
+    "codes.py",
+    "encoding.py",
+    "head.py",
+    "stand_ins.py",
+    "tasks.py",
+    "vision.py",
+}  # the only files that know text from images
 
 
 def part_of(path: Path) -> str:

@@ -1,0 +1,96 @@
+"""Pictures that stand in for data that is not at hand: made from the forget rows alone, to hold what a model says of others.
+
+Four kinds, each of which keeps more of the test accuracy than those before it: the rows moved to the border of another class
+(adversarial examples), blends of two rows, rows shifted and mirrored, and blends moved to the border of another class.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm_unlearn.adversary import Attack, pgd
+from llm_unlearn.decisions import Decisions
+from llm_unlearn.head import in_eval, unwrapped
+from llm_unlearn.reference import reference
+from llm_unlearn.run import Run
+from llm_unlearn.tasks import Batch, Example, Row, Task
+
+SHARES = {"adversarial": 0.15, "blended": 0.35, "shifted": 0.25, "blended and adversarial": 0.25}
+MOST_BYTES = 2**28  # of pictures held in memory: large ones get fewer stand-ins
+SHIFT = 0.1  # of a picture's side
+
+
+def stand_ins(
+    model: nn.Module, task: Task, rows: Sequence[Row], count: int, attack: Attack, seed: int = 0
+) -> list[Example]:
+    """Return about `count` pictures as examples, each with the class that the model says."""
+    draw = torch.Generator().manual_seed(seed)
+    pixels = torch.stack([example["pixel_values"] for example in task.encode(rows)])  # [n, channels, height, width]
+    count = max(len(SHARES), min(count, MOST_BYTES // (4 * pixels[0].numel())))
+    made: list[Tensor] = []
+    for kind, share in SHARES.items():
+        much = max(1, round(share * count))
+        source = pixels[torch.randint(len(pixels), (much,), generator=draw)]
+        if "blended" in kind:
+            source = blended(source, pixels[torch.randint(len(pixels), (much,), generator=draw)], draw)
+        if kind == "shifted":
+            source = shifted(source, draw)
+        if "adversarial" in kind:
+            source = _moved(model, task, source, attack, draw)
+        made.append(source)
+    every = torch.cat(made)
+    return _named(every, _said(model, task, every)[0])
+
+
+def blended(first: Tensor, second: Tensor, draw: torch.Generator) -> Tensor:
+    """Return the pictures [n, ...] mixed in pairs, each with a share between a quarter and three quarters."""
+    share = 0.25 + 0.5 * torch.rand((len(first), 1, 1, 1), generator=draw)
+    return share * first + (1 - share) * second
+
+
+def shifted(pixels: Tensor, draw: torch.Generator) -> Tensor:
+    """Return the pictures [n, ...] moved by up to a tenth of their sides, every other one mirrored; what leaves comes in again."""
+    most = [max(1, round(SHIFT * side)) for side in pixels.shape[-2:]]
+    out = []
+    for picture in pixels:
+        by = [int(torch.randint(-far, far + 1, (), generator=draw)) for far in most]
+        moved = picture.roll(by, (-2, -1))
+        out.append(moved.flip(-1) if torch.rand((), generator=draw) < 0.5 else moved)
+    return torch.stack(out)
+
+
+def _moved(model: nn.Module, task: Task, pixels: Tensor, attack: Attack, draw: torch.Generator) -> Tensor:
+    """Return the pictures moved towards a class that the model does not say of them; whether they get there does not matter."""
+    said, classes = _said(model, task, pixels)
+    aims = (said + torch.randint(1, max(classes, 2), said.shape, generator=draw)) % classes
+    seed = int(torch.randint(2**31, (), generator=draw))
+    how: dict[str, Any] = {"pixel_radius": attack.pixel_radius, "steps": attack.steps, "progress": True}
+    found = pgd(model, task, _named(pixels, aims), seed=seed, **how)
+    return pixels + torch.stack(found.deltas).float()
+
+
+@torch.no_grad()
+def _said(model: nn.Module, task: Task, pixels: Tensor, batch_size: int = 256) -> tuple[Tensor, int]:
+    """Return the class that the model says of each picture [n], and how many classes it has."""
+    device, said, classes = next(model.parameters()).device, [], 0
+    with in_eval(unwrapped(model)) as still:
+        for part in pixels.split(batch_size):
+            batch = task.collate(_named(part, torch.zeros(len(part), dtype=torch.long)))
+            logits = task.decisions(still, {name: column.to(device) for name, column in batch.items()}).logits
+            said.append(logits.argmax(-1).cpu())
+            classes = logits.shape[-1]
+    return torch.cat(said), classes
+
+
+def _named(pixels: Tensor, labels: Tensor) -> list[Example]:
+    return [{"pixel_values": picture, "labels": label} for picture, label in zip(pixels, labels.tolist(), strict=True)]
+
+
+def moved(run: Run, model: nn.Module, batch: Batch, now: Decisions) -> Tensor:
+    """Return KL(before || now) on the batch, mean over its examples, nats."""
+    frozen = None if run.frozen_copy is None else run.frozen_copy.to(now.logits.device)
+    with reference(model, frozen) as before:
+        target = run.task.decisions(before, batch, logits=True).logits
+    return now.per_example(now.divergence_from(target), "mean").mean()
