@@ -15,6 +15,7 @@ from transformers.trainer_utils import set_seed
 from llm_unlearn import certificate, guard, hub, plots
 from llm_unlearn import report as reports
 from llm_unlearn.alike import check_alike
+from llm_unlearn.caveats import caveats
 from llm_unlearn.data.mnemonic import FILE, Codes
 from llm_unlearn.errors import NothingChanged
 from llm_unlearn.evaluation import assess
@@ -200,6 +201,7 @@ class Job:
                 "base_model": hub.base_name(self.recipe),
                 "largest_logit_change": change,
                 "holdout": self.prepared.holdout,
+                "learned": self._learned(),
             },
         )
 
@@ -271,9 +273,14 @@ class Job:
             notes.append(
                 f"unlearning took {spent:.0f} s, training gold {retraining:.0f} s: {spent / retraining:.0%} of it"
             )
+        notes += caveats(self._learned())
         rolled = [state["rolled_back"] for state in self._states() if "rolled_back" in state]
         notes += [f"retain's loss rose beyond the tolerance: rolled back to step {step}" for step in rolled]
         return notes
+
+    def _learned(self) -> dict[str, Any]:
+        """Return what the method found out about itself (method.json): scale, energy kept, steps to its goal."""
+        return read_json(self.folder.path / WORK / "method.json") or {}
 
     def _states(self) -> list[dict[str, Any]]:
         return [read_json(path) or {} for path in sorted((self.folder.path / WORK).glob("*/done.json"))]

@@ -8,6 +8,7 @@ import pytest
 from classifier_runs import text_setting
 
 from llm_unlearn import cli
+from llm_unlearn.caveats import caveats
 from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.files import read_json, write_json
 from llm_unlearn.method import find
@@ -92,3 +93,9 @@ def test_the_embedded_texts() -> None:
     assert len(texts.request()) == 120 and set(texts.request()) <= {row["id"] for row in made["train"]}
     for name in ("target", "gold", "gold_records"):
         assert (texts.path(name) / "model.safetensors").stat().st_size <= 400_000  # type: ignore[arg-type]
+
+
+def test_what_a_method_says_of_itself_reaches_the_reader() -> None:
+    assert caveats({}) == [] and caveats({"energy_kept": 0.95, "within_tolerance": 1, "finished_after_steps": 7}) == []
+    found = caveats({"energy_kept": 0.38, "within_tolerance": 0, "finished_after_steps": None, "most_steps": 400})
+    assert "38% of the edit's energy" in found[0] and "no strength" in found[1] and "not reached in 400" in found[2]

@@ -58,6 +58,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "builds",
         "cache",
         "card",
+        "caveats",
         "certificate",
         "checks",
         "charts",
