@@ -3,7 +3,7 @@
     L = alpha ReLU(L_val - L_forget)^2 + (1 - alpha) L_retain
 
 The ascent acts while forget is better fitted than unseen data and switches itself off, so gate and thermostat are off by
-default.  The authors reserve patents on this method: check before you use it commercially.
+default.
 """
 
 import math
