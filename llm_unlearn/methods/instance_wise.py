@@ -48,7 +48,7 @@ class InstanceWise(Method):
     stop_at: Literal["auto", "zero", "holdout"] = "auto"  # right decisions left; auto: a causal LM's holdout's
     # AdamW, 2e-3 with outputs, 5e-4 with labels. Differs from the paper: SGD, momentum 0.9, 1e-3, on full weights
     training: Schedule = Schedule(
-        steps=400, forget_batch=16, retain_per_forget=8, warmup_steps=0, decay="constant", max_grad_norm=0.0
+        passes=150.0, least_steps=400, forget_batch=16, retain_per_forget=8, warmup_steps=0, decay="constant"
     )
 
     def unlearn(self, run: Run) -> None:

@@ -140,14 +140,17 @@ ENTRIES = (
         settings={"source": "codes"},
         weights="full",
     ),
-    Entry(
-        method="instance_wise",
-        scenarios=(*ROWS, "5 requests"),
-        setups=IMAGES,
-        settings={"goal": "misclassify"},
-        variant="misclassify",
+    *(
+        Entry(
+            method="instance_wise",
+            scenarios=scenarios,
+            setups=IMAGES,
+            settings={"goal": goal, **settings},
+            variant=goal,
+        )
+        for goal in ("misclassify", "relabel")
+        for scenarios, settings in (((*ROWS[:2], "5 requests"), {}), (ROWS[2:], {"training": {"steps": 800}}))
     ),
-    Entry(method="instance_wise", scenarios=ROWS, setups=IMAGES, settings={"goal": "relabel"}, variant="relabel"),
     Entry(
         method="grad_ascent",
         scenarios=(*ROWS, "5 requests"),
