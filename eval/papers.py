@@ -1,6 +1,6 @@
 """The founding papers' own claims on classifiers, at this machine's scale: every method beside before and gold.
 
-    python eval/papers.py --data ../shared/data                          everything, seeds 0 1 2, two processes
+    python eval/papers.py --data DIR                                     everything, seeds 0 1 2, two processes
     python eval/papers.py --only "random 15 %" class --seeds 0           some scenarios, one seed
     python eval/papers.py --setups "fashion resnet" --methods nabla_tau  one data set and model, one method
     python eval/papers.py --full                                         all rows, a ResNet-20 on CIFAR-10: hours
