@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 
 from llm_unlearn.errors import TaskError
 from llm_unlearn.head import in_eval, unwrapped
-from llm_unlearn.tasks import Example, Task
+from llm_unlearn.tasks import Batch, Example, Task
 
 NAME = "reference"  # the adapter that holds a frozen copy
 
@@ -46,6 +46,14 @@ def reference(model: nn.Module, frozen_copy: nn.Module | None = None) -> Iterato
     finally:  # peft would have every adapter weight trained again, also those that were frozen on purpose
         for name, parameter in inner.named_parameters():
             parameter.requires_grad_(trained[name])
+
+
+def reference_logits(model: nn.Module, task: Task, batch: Batch, frozen_copy: nn.Module | None = None) -> Tensor:
+    """Return the logits [N, C] of the batch's decisions under the model before unlearning, on the model's device."""
+    if frozen_copy is not None:
+        frozen_copy = frozen_copy.to(next(model.parameters()).device)
+    with reference(model, frozen_copy) as before:
+        return task.decisions(before, batch, logits=True).logits
 
 
 def reference_nll(

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from llm_unlearn.data.requests import classes_in
 from llm_unlearn.data.splits import kept
 from llm_unlearn.decisions import Decisions
-from llm_unlearn.errors import DataError
+from llm_unlearn.errors import DataError, RecipeError
+from llm_unlearn.fit import Batches, Module, Objective, Progress, Stop, Terms
 from llm_unlearn.reference import reference
 from llm_unlearn.run import Run
 from llm_unlearn.schedule import Schedule
@@ -104,6 +105,31 @@ class OtherLabels:
             rows = self.run.rows("forget")
             self.donors = donor_classes(self.run.model, self.run.task, rows, self.allowed, self.run.frozen_copy)
         return replace(forget, labels=of_donors(forget.labels, self.donors))
+
+
+def refuse_gate(stop: Stop) -> None:
+    """Raise RecipeError where the gate is on: with another label a row's own loss says nothing about the true one."""
+    if stop.gate:
+        raise RecipeError(
+            "stop.gate judges a row by its own loss, and with another label that says nothing about the true one; "
+            "set stop.gate=false (the thermostat watches the forget rows themselves)."
+        )
+
+
+def random_labels(run: Run, weight: float) -> Objective:
+    """Return weight * loss(forget under random other labels) + loss(retain), on the streams `relabelled` and retain."""
+    others = OtherLabels(run)
+
+    def terms(model: Module, batch: Batches, progress: Progress) -> Terms:
+        forget, retain = run.task.streams(model, batch)
+        if classifies(run.task):
+            forget = others.of(forget, progress.step)
+        return {
+            "forget": weight * progress.gated(forget.mean_nll(), forget),
+            "retain": retain.mean_nll().mean(),
+        }
+
+    return terms
 
 
 def relabelled(run: Run, schedule: Schedule) -> list[Row]:

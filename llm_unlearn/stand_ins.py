@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from llm_unlearn.adversary import Attack, pgd
 from llm_unlearn.decisions import Decisions
+from llm_unlearn.errors import TaskError
 from llm_unlearn.head import in_eval, unwrapped
-from llm_unlearn.reference import reference
+from llm_unlearn.reference import reference_logits
 from llm_unlearn.run import Run
 from llm_unlearn.tasks import Batch, Example, Row, Task
+from llm_unlearn.vision import as_examples
 
 SHARES = {"adversarial": 0.15, "blended": 0.35, "shifted": 0.25, "blended and adversarial": 0.25}
 MOST_BYTES = 2**28  # of pictures held in memory: large ones get fewer stand-ins
@@ -27,7 +29,11 @@ def stand_ins(
 ) -> list[Example]:
     """Return about `count` pictures as examples, each with the class that the model says."""
     draw = torch.Generator().manual_seed(seed)
-    pixels = torch.stack([example["pixel_values"] for example in task.encode(rows)])  # [n, channels, height, width]
+    examples = task.encode(rows)
+    name, _ = task.continuous(model, task.collate(examples[:1]))
+    if name not in examples[0]:
+        raise TaskError(f"pictures stand in for pictures, and this run is a {task.name}: set method.keep=labels.")
+    pixels = torch.stack([example[name] for example in examples])  # [n, channels, height, width]
     count = max(len(SHARES), min(count, MOST_BYTES // (4 * pixels[0].numel())))
     made: list[Tensor] = []
     for kind, share in SHARES.items():
@@ -41,7 +47,7 @@ def stand_ins(
             source = _moved(model, task, source, attack, draw)
         made.append(source)
     every = torch.cat(made)
-    return _named(every, _said(model, task, every)[0])
+    return as_examples(every, _said(model, task, every)[0])
 
 
 def blended(first: Tensor, second: Tensor, draw: torch.Generator) -> Tensor:
@@ -67,7 +73,7 @@ def _moved(model: nn.Module, task: Task, pixels: Tensor, attack: Attack, draw: t
     aims = (said + torch.randint(1, max(classes, 2), said.shape, generator=draw)) % classes
     seed = int(torch.randint(2**31, (), generator=draw))
     how: dict[str, Any] = {"pixel_radius": attack.pixel_radius, "steps": attack.steps, "progress": True}
-    found = pgd(model, task, _named(pixels, aims), seed=seed, **how)
+    found = pgd(model, task, as_examples(pixels, aims), seed=seed, **how)
     return pixels + torch.stack(found.deltas).float()
 
 
@@ -77,20 +83,14 @@ def _said(model: nn.Module, task: Task, pixels: Tensor, batch_size: int = 256) -
     device, said, classes = next(model.parameters()).device, [], 0
     with in_eval(unwrapped(model)) as still:
         for part in pixels.split(batch_size):
-            batch = task.collate(_named(part, torch.zeros(len(part), dtype=torch.long)))
+            batch = task.collate(as_examples(part, torch.zeros(len(part), dtype=torch.long)))
             logits = task.decisions(still, {name: column.to(device) for name, column in batch.items()}).logits
             said.append(logits.argmax(-1).cpu())
             classes = logits.shape[-1]
     return torch.cat(said), classes
 
 
-def _named(pixels: Tensor, labels: Tensor) -> list[Example]:
-    return [{"pixel_values": picture, "labels": label} for picture, label in zip(pixels, labels.tolist(), strict=True)]
-
-
 def moved(run: Run, model: nn.Module, batch: Batch, now: Decisions) -> Tensor:
     """Return KL(before || now) on the batch, mean over its examples, nats."""
-    frozen = None if run.frozen_copy is None else run.frozen_copy.to(now.logits.device)
-    with reference(model, frozen) as before:
-        target = run.task.decisions(before, batch, logits=True).logits
+    target = reference_logits(model, run.task, batch, run.frozen_copy)  # [N, C]
     return now.per_example(now.divergence_from(target), "mean").mean()

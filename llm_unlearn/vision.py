@@ -265,3 +265,8 @@ def _stages(net: nn.Module, prefix: str = "", *, whole: bool = True) -> tuple[st
     if not chosen:
         raise TaskError(f"{type(net).__name__} has no module with weights to take hidden states from.")
     return tuple(f"{prefix}{name}" for name, _ in chosen)
+
+
+def as_examples(pixels: Tensor, labels: Tensor) -> list[dict[str, Any]]:
+    """Return pictures [n, channels, height, width] that are pixels already, with their classes [n], as a task's examples."""
+    return [{"pixel_values": picture, "labels": label} for picture, label in zip(pixels, labels.tolist(), strict=True)]

@@ -14,7 +14,7 @@ from torch import nn
 
 from llm_unlearn.adversary import Attack, anchors
 from llm_unlearn.decisions import Decisions
-from llm_unlearn.errors import DataError, RecipeError
+from llm_unlearn.errors import DataError, RecipeError, TaskError
 from llm_unlearn.fit import fit
 from llm_unlearn.head import trainable
 from llm_unlearn.held import held, pull, scaled
@@ -320,3 +320,8 @@ def test_the_margin_to_a_new_label_by_hand() -> None:
     every, scored = torch.arange(2), torch.ones(2, dtype=torch.bool)
     decided = Decisions(labels=labels, owner=every, scored=scored, batch_size=2, scores=scores)
     assert short_of(decided, 0.5, towards=True).tolist() == [2.5, 0.0]
+
+
+def test_pictures_do_not_stand_in_for_texts(sentences: Bench, tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"this run is a sequence_classifier: set method\.keep=labels"):
+        InstanceWise(keep="outputs", training=ROOM).unlearn(sentences.run(tmp_path))

@@ -18,7 +18,7 @@ from llm_unlearn.fit import Batches, Module, Objective, Progress, Schedule, Stop
 from llm_unlearn.fresh_classifiers import drawn
 from llm_unlearn.head import unwrapped
 from llm_unlearn.method import LossMethod
-from llm_unlearn.reference import reference
+from llm_unlearn.reference import reference_logits
 from llm_unlearn.relabel import classifies
 from llm_unlearn.run import Run
 from llm_unlearn.tasks import IGNORE, Batch
@@ -44,9 +44,7 @@ class BadTeacher(LossMethod):
 
         def terms(model: Module, batch: Batches, progress: Progress) -> Terms:
             forget, retain = run.task.streams(model, batch, logits=True)
-            frozen = run.frozen_copy if run.frozen_copy is None else run.frozen_copy.to(retain.logits.device)
-            with reference(model, frozen) as before:
-                target = run.task.decisions(before, batch["retain"], logits=True).logits  # [N, C]
+            target = reference_logits(model, run.task, batch["retain"], run.frozen_copy)  # [N, C]
             away = forget.divergence_from(incompetent.logits(batch["forget"], forget), self.temperature)  # [N]
             near = retain.divergence_from(target, self.temperature)
             return {

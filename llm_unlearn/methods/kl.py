@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from llm_unlearn.fit import Batches, Module, Objective, Progress, Terms
 from llm_unlearn.method import LossMethod
-from llm_unlearn.reference import reference
+from llm_unlearn.reference import reference_logits
 from llm_unlearn.run import Run
 
 
@@ -22,9 +22,7 @@ class KL(LossMethod):
         def terms(model: Module, batch: Batches, progress: Progress) -> Terms:
             known, retain = run.task.streams(model, batch, logits=True)
             forget = progress.pushed(known)
-            frozen = run.frozen_copy if run.frozen_copy is None else run.frozen_copy.to(retain.logits.device)
-            with reference(model, frozen) as before:
-                target = run.task.decisions(before, batch["retain"], logits=True).logits  # [N, C]
+            target = reference_logits(model, run.task, batch["retain"], run.frozen_copy)  # [N, C]
             divergence = retain.divergence_from(target)  # [N] nats
             return {
                 "forget": -self.forget_weight * progress.gated(forget.mean_nll(), forget),

@@ -7,10 +7,9 @@ switched off and as many others on.  A causal LM's row learns the responses of r
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from llm_unlearn.errors import RecipeError
-from llm_unlearn.fit import Batches, Module, Objective, Progress, Schedule, Stop, Terms, fit
+from llm_unlearn.fit import Objective, Schedule, Stop, fit
 from llm_unlearn.method import LossMethod, retained
-from llm_unlearn.relabel import OtherLabels, classifies, relabelled
+from llm_unlearn.relabel import random_labels, refuse_gate, relabelled
 from llm_unlearn.run import Run
 
 
@@ -26,11 +25,7 @@ class RandomLabel(LossMethod):
     def check(self, run: Run) -> None:
         """Raise also where the gate is asked for."""
         super().check(run)
-        if self.stop.gate:
-            raise RecipeError(
-                "stop.gate judges a row by its own loss, and with another label that says nothing about the true one; "
-                "set stop.gate=false (the thermostat watches the forget rows themselves)."
-            )
+        refuse_gate(self.stop)
 
     def unlearn(self, run: Run) -> None:
         """Fit on the relabelled forget rows and retain; under their true labels the forget rows are only watched."""
@@ -42,15 +37,4 @@ class RandomLabel(LossMethod):
 
     def objective(self, run: Run) -> Objective:
         """Return the two terms."""
-        others = OtherLabels(run)
-
-        def terms(model: Module, batch: Batches, progress: Progress) -> Terms:
-            forget, retain = run.task.streams(model, batch)
-            if classifies(run.task):
-                forget = others.of(forget, progress.step)
-            return {
-                "forget": self.relabel_weight * progress.gated(forget.mean_nll(), forget),
-                "retain": retain.mean_nll().mean(),
-            }
-
-        return terms
+        return random_labels(run, self.relabel_weight)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from llm_unlearn.errors import RecipeError
-from llm_unlearn.fit import Batches, Module, Objective, Progress, Schedule, Stop, Terms, fit
+from llm_unlearn.fit import Objective, Schedule, Stop, fit
 from llm_unlearn.importance import saliency
 from llm_unlearn.lowrank import columns
 from llm_unlearn.method import LossMethod, retained
-from llm_unlearn.relabel import OtherLabels, classifies, relabelled
+from llm_unlearn.relabel import random_labels, refuse_gate, relabelled
 from llm_unlearn.run import Run
 from llm_unlearn.strength import note
 
@@ -43,11 +43,7 @@ class SalUn(LossMethod):
     def check(self, run: Run) -> None:
         """Raise also where the gate is asked for."""
         super().check(run)
-        if self.stop.gate:
-            raise RecipeError(
-                "stop.gate judges a row by its own loss, and a wrong label's says nothing about the true answer; "
-                "set stop.gate=false (the thermostat watches the forget rows themselves)."
-            )
+        refuse_gate(self.stop)
 
     def unlearn(self, run: Run) -> None:
         """Find the salient weights, then train them on the wrong labels and on retain."""
@@ -61,18 +57,7 @@ class SalUn(LossMethod):
 
     def objective(self, run: Run) -> Objective:
         """Return the two terms."""
-        others = OtherLabels(run)
-
-        def terms(model: Module, batch: Batches, progress: Progress) -> Terms:
-            wrong, retain = run.task.streams(model, batch)
-            if classifies(run.task):
-                wrong = others.of(wrong, progress.step)
-            return {
-                "relabelled": self.forget_weight * progress.gated(wrong.mean_nll(), wrong),
-                "retain": retain.mean_nll().mean(),
-            }
-
-        return terms
+        return random_labels(run, self.forget_weight)
 
 
 def salient(run: Run, share: float) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ import torch
 from llm_unlearn.decisions import Decisions
 from llm_unlearn.fit import Batches, Module, Objective, Progress, Schedule, Terms
 from llm_unlearn.method import LossMethod
-from llm_unlearn.reference import reference
+from llm_unlearn.reference import reference_logits
 from llm_unlearn.run import Run
 from llm_unlearn.tasks import Batch
 
@@ -64,8 +64,6 @@ class Scrub(LossMethod):
 
     def _distance(self, run: Run, model: Module, batch: Batch) -> tuple[Decisions, torch.Tensor]:
         """Return the model's decisions and each row's KL from the teacher [B], nats a decision."""
-        frozen = run.frozen_copy if run.frozen_copy is None else run.frozen_copy.to(next(model.parameters()).device)
-        with reference(model, frozen) as before:
-            target = run.task.decisions(before, batch, logits=True).logits  # [N, C]
+        target = reference_logits(model, run.task, batch, run.frozen_copy)  # [N, C]
         mine = run.task.decisions(model, batch, logits=True)
         return mine, mine.per_example(mine.divergence_from(target, self.temperature), "mean")

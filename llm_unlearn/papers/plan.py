@@ -11,6 +11,8 @@ from llm_unlearn.method import Method, available, find
 from llm_unlearn.settings import build
 
 Kind = Literal["class", "share", "rows", "requests"]
+Weights = Literal["lora", "full"]
+WEIGHTS: tuple[Weights, ...] = ("lora", "full")
 FORGOTTEN_CLASS = 0  # the one-shot paper's
 INSTANCES = 256  # the largest set of single rows: the smaller ones are parts of it, and one gold has seen none of them
 
@@ -53,7 +55,7 @@ class Entry:
     setups: Sequence[str]
     settings: Mapping[str, Any] = field(default_factory=dict)
     variant: str = ""  # tells entries of one method apart
-    weights: Literal["lora", "full"] = "lora"
+    weights: Weights = "lora"
 
     @property
     def name(self) -> str:
@@ -119,27 +121,25 @@ ENTRIES = (
         for scenarios, settings in ((("class",), {}), ((HALFWAY,), STEPS))
     ),
     Entry(method="task_vector", scenarios=("class",), setups=EVERYWHERE),
-    Entry(
-        method="concept_poison",
-        scenarios=("class",),
-        setups=EVERYWHERE,
-        settings={"labels": "random"},
-        variant="random",
+    *(
+        Entry(
+            method="concept_poison",
+            scenarios=("class",),
+            setups=EVERYWHERE,
+            settings={"labels": labels},
+            variant=labels,
+        )
+        for labels in ("random", "targeted")
     ),
-    Entry(
-        method="concept_poison",
-        scenarios=("class",),
-        setups=EVERYWHERE,
-        settings={"labels": "targeted"},
-        variant="targeted",
-    ),
-    Entry(method="mnemonic_noise", scenarios=("class with codes",), setups=IMAGES, settings={"source": "codes"}),
-    Entry(
-        method="mnemonic_noise",
-        scenarios=("class with codes",),
-        setups=IMAGES,
-        settings={"source": "codes"},
-        weights="full",
+    *(
+        Entry(
+            method="mnemonic_noise",
+            scenarios=("class with codes",),
+            setups=IMAGES,
+            settings={"source": "codes"},
+            weights=weights,
+        )
+        for weights in WEIGHTS
     ),
     *(
         Entry(
