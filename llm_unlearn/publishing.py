@@ -11,11 +11,11 @@ from typing import Any, cast
 
 from llm_unlearn import ledger, signature
 from llm_unlearn.card import Kind, base_id, card, licence_of, unverified
+from llm_unlearn.card_charts import pictures
 from llm_unlearn.certificate import WEIGHTS, folder_of
 from llm_unlearn.errors import OutputError
 from llm_unlearn.files import read_json
 from llm_unlearn.hub import MANIFEST, RESULTS
-from llm_unlearn.pictures import pictures
 from llm_unlearn.plots import PAGE
 from llm_unlearn.recipe import SANDBOX
 from llm_unlearn.remote import Repository, exists

@@ -18,7 +18,7 @@ from llm_unlearn.settings import build
 
 def main() -> None:
     """Run the sequence, then print the table and what came back."""
-    from llm_unlearn.requests import Requests
+    from llm_unlearn.sequence import Requests
 
     asked = build(Requests, options.read(sys.argv[1:], __doc__ or "", Requests))
     from llm_unlearn.continual import TABLE, table

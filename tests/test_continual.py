@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from classifier_runs import Setting, text_setting
 
-from llm_unlearn import api, continual, requests
+from llm_unlearn import api, continual, sequence
 from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.recipe import Recipe, from_values
-from llm_unlearn.requests import Requests, chosen, read_ids
+from llm_unlearn.sequence import Requests, chosen, read_ids
 
 SHORT = {"name": "grad_ascent", "training": {"steps": 12, "learning_rate": 2e-3, "forget_batch": 8, "warmup_steps": 1}}
 
@@ -134,7 +134,7 @@ def test_settings_that_contradict_each_other(setting: Setting, tmp_path: Path) -
 
 
 def test_the_sandbox_has_three_requests_of_its_own() -> None:
-    rows, asked, others = requests._sandbox()
+    rows, asked, others = sequence._sandbox()
     ids = [{row["id"] for row in each} for each in asked]
     assert len(asked) == 3 and all(len(each) >= 20 for each in asked)
     assert not (ids[0] & ids[1] or ids[0] & ids[2] or ids[1] & ids[2])
