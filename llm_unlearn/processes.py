@@ -1,5 +1,6 @@
 """Work shared between the processes of a job: who does what, and everybody's results for all."""
 
+import atexit
 from typing import Any
 
 import torch
@@ -9,6 +10,18 @@ def place() -> tuple[int, int]:
     """Return (rank, number of processes); (0, 1) outside a process group."""
     group = torch.distributed
     return (group.get_rank(), group.get_world_size()) if group.is_available() and group.is_initialized() else (0, 1)
+
+
+@atexit.register
+def leave() -> None:
+    """Leave the process group, where there is one.
+
+    Its threads must have ended before the interpreter takes its objects apart: a job that was done was seen to abort in its
+    last moment ("terminate called without an active exception"), and the launcher called it failed.
+    """
+    group = torch.distributed
+    if group.is_available() and group.is_initialized():
+        group.destroy_process_group()
 
 
 def gathered(mine: dict[int, Any]) -> list[dict[int, Any]]:
