@@ -11,7 +11,8 @@ comparison.md holds a short table, every figure on every split for before, each 
 import argparse
 from pathlib import Path
 
-from llm_unlearn import cli, compare
+from llm_unlearn import cli
+from llm_unlearn.reporting import compare
 
 
 def main() -> None:

@@ -84,7 +84,8 @@ def unlearned(
     recipe = parse(
         list(words), defaults=defaults or {}
     )  # before anything slow is imported: a typing error should answer at once
-    from llm_unlearn import api, report
+    from llm_unlearn import api
+    from llm_unlearn.reporting import report
 
     result = api.unlearn(recipe, say=say, command=list(command))
     lines = [report.table(result)]
@@ -99,7 +100,8 @@ def unlearned(
 
 def evaluate(words: Sequence[str], say: Say) -> Result:
     """Measure a model's figures beside before and gold."""
-    from llm_unlearn import evaluating, report
+    from llm_unlearn import evaluating
+    from llm_unlearn.reporting import report
 
     options = given("evaluate", words, evaluating.__doc__ or "", evaluating.Options)
     found = evaluating.measured(options)
@@ -137,7 +139,7 @@ def trained(words: Sequence[str]) -> Result:
 
 def compare(words: Sequence[str], say: Say) -> Result:
     """Put finished runs side by side."""
-    from llm_unlearn import compare as comparing
+    from llm_unlearn.reporting import compare as comparing
 
     folders = _until_option(words)
     rest = words[len(folders) :]
@@ -162,7 +164,7 @@ def _until_option(words: Sequence[str]) -> list[str]:
 
 def merge(words: Sequence[str], say: Say) -> Result:
     """Write merged weights, checked; --quantise rounds them and measures again."""
-    from llm_unlearn import merging
+    from llm_unlearn.publish import merging
 
     found = merging.merge(given("merge", words, merging.__doc__ or "", merging.Merge))
     lines = [f"{name}: {value}" for name, value in found.items() if name != "files" and value is not None]
@@ -171,17 +173,17 @@ def merge(words: Sequence[str], say: Say) -> Result:
 
 def push(words: Sequence[str], say: Say) -> Result:
     """Put a finished run onto the Hub."""
-    from llm_unlearn import publishing
+    from llm_unlearn.publish import pushing
 
-    found = publishing.push(given("push", words, publishing.__doc__ or "", publishing.Push))
+    found = pushing.push(given("push", words, pushing.__doc__ or "", pushing.Push))
     seen = "private" if found["private"] else "public"
     return Result(content=found, text="\n".join([f"pushed to {found['url']} ({seen})", *found["files"]]))
 
 
 def sign(words: Sequence[str], say: Say) -> Result:
     """Sign a certificate."""
-    from llm_unlearn import signature, verification
     from llm_unlearn.hub import MANIFEST
+    from llm_unlearn.publish import signature, verification
 
     options = given("sign", words, signature.__doc__ or "", Sign)
     path = signature.sign(verification.find(options.run) / MANIFEST, Path(options.key))
@@ -190,7 +192,7 @@ def sign(words: Sequence[str], say: Say) -> Result:
 
 def verify(words: Sequence[str], say: Say) -> Result:
     """Check a certificate."""
-    from llm_unlearn import verification
+    from llm_unlearn.publish import verification
 
     checks = verification.verify(given("verify", words, verification.__doc__ or "", verification.Options))
     failed = [check.name for check in checks if check.ok is False]

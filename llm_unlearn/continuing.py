@@ -17,7 +17,7 @@ from typing import Any
 from peft import PeftModel
 from torch import nn
 
-from llm_unlearn import api, certificate, guard, hub, ledger, receipt
+from llm_unlearn import api, guard, hub
 from llm_unlearn import options as command_line
 from llm_unlearn.data.sources import load
 from llm_unlearn.earlier import KEPT, LOOKED_AT, look_again, rows_of
@@ -26,10 +26,11 @@ from llm_unlearn.files import read_json, write_json, write_text
 from llm_unlearn.loading import checkpoint, load_model, load_task
 from llm_unlearn.manifest import manifest, peak_memory_bytes
 from llm_unlearn.measuring import token_count
-from llm_unlearn.plots import PAGE
 from llm_unlearn.prepare import prepare, with_holdout
+from llm_unlearn.publish import certificate, ledger, receipt
 from llm_unlearn.recipe import Recipe, from_values, to_dict
-from llm_unlearn.report import REPORT, read_report
+from llm_unlearn.reporting.plots import PAGE
+from llm_unlearn.reporting.report import REPORT, read_report
 from llm_unlearn.runfolder import PRIVATE, fingerprint, is_main, on_main, read_request
 from llm_unlearn.settings import build
 from llm_unlearn.subject import with_adapter

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from llm_unlearn import report as reports
 from llm_unlearn.errors import DataError
 from llm_unlearn.evaluation import assess
 from llm_unlearn.files import write_json
 from llm_unlearn.measuring import evaluation_of, further
 from llm_unlearn.prepare import Prepared
 from llm_unlearn.recipe import Evaluation
+from llm_unlearn.reporting import report as reports
 from llm_unlearn.runfolder import on_main
 from llm_unlearn.subject import Subject, check_alike
 from llm_unlearn.verdict import verdict

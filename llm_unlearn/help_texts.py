@@ -3,11 +3,12 @@
 python -m llm_unlearn.help_texts          after a change of options; a test says when that is due
 """
 
-from llm_unlearn import continuing, evaluating, merging, publishing, robustness, signature, targets, verification
+from llm_unlearn import continuing, evaluating, robustness, targets
 from llm_unlearn.cli import COMMANDS, HELP
 from llm_unlearn.commands import Compare, Sign
 from llm_unlearn.files import write_text
 from llm_unlearn.options import help_text
+from llm_unlearn.publish import merging, pushing, signature, verification
 from llm_unlearn.recipe import Recipe
 
 CLASSES = {
@@ -17,11 +18,11 @@ CLASSES = {
     "gold": targets.Target,
     "compare": Compare,
     "merge": merging.Merge,
-    "push": publishing.Push,
+    "push": pushing.Push,
     "sign": Sign,
     "verify": verification.Options,
 }
-MORE = {"evaluate": evaluating, "merge": merging, "push": publishing, "sign": signature, "verify": verification}
+MORE = {"evaluate": evaluating, "merge": merging, "push": pushing, "sign": signature, "verify": verification}
 USAGE = {
     "unlearn": "llm-unlearn unlearn [options]\n       llm-unlearn unlearn --request ROWS --continue DIR",
     "compare": "llm-unlearn compare DIR DIR ... [options]",

@@ -12,10 +12,8 @@ from typing import Any
 from torch import nn
 from transformers.trainer_utils import set_seed
 
-from llm_unlearn import certificate, guard, hub, plots
-from llm_unlearn import report as reports
+from llm_unlearn import guard, hub
 from llm_unlearn.alike import check_alike
-from llm_unlearn.caveats import caveats
 from llm_unlearn.data.mnemonic import FILE, Codes
 from llm_unlearn.errors import NothingChanged
 from llm_unlearn.evaluation import assess
@@ -33,8 +31,13 @@ from llm_unlearn.lora import attach
 from llm_unlearn.manifest import manifest, peak_memory_bytes, redacted_command, redacted_request, versions
 from llm_unlearn.measuring import evaluation_of, further, token_count
 from llm_unlearn.prepare import Prepared, with_holdout
+from llm_unlearn.publish import certificate
 from llm_unlearn.reading import read_before
 from llm_unlearn.recipe import SANDBOX, Recipe, to_dict
+from llm_unlearn.reporting import plots
+from llm_unlearn.reporting import report as reports
+from llm_unlearn.reporting.caveats import caveats
+from llm_unlearn.reporting.worst import worst_rows
 from llm_unlearn.run import Run
 from llm_unlearn.runfolder import RunFolder, is_main, on_main
 from llm_unlearn.scores import ModelScores, Scores
@@ -42,7 +45,6 @@ from llm_unlearn.suites import figures_of
 from llm_unlearn.targets import training_seconds
 from llm_unlearn.tasks import Task
 from llm_unlearn.verdict import verdict
-from llm_unlearn.worst import worst_rows
 
 WORK, SCORES = "work", "scores"
 

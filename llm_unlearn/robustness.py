@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from llm_unlearn import charts
 from llm_unlearn.attacks import FILE, SCHEMA, Attack, available, find
 from llm_unlearn.attacks._attacked import Attacked
 from llm_unlearn.attacks.prune import Prune
@@ -19,10 +18,11 @@ from llm_unlearn.attacks.relearn import Relearn
 from llm_unlearn.attacks.sampling import Sampling
 from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.files import write_json, write_text
-from llm_unlearn.plots import PAGE
-from llm_unlearn.report import number, plain_json
+from llm_unlearn.reporting import charts
+from llm_unlearn.reporting.plots import PAGE
+from llm_unlearn.reporting.report import number, plain_json
+from llm_unlearn.reporting.sections import put_attacks
 from llm_unlearn.runfolder import is_main, on_main
-from llm_unlearn.sections import put_attacks
 from llm_unlearn.subject import Subject, check_alike
 
 COLUMNS = (

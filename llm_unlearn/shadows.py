@@ -34,7 +34,7 @@ from llm_unlearn.metrics.accuracy import accuracy
 from llm_unlearn.metrics.u_lira import FEWEST, Shadow
 from llm_unlearn.prepare import measured
 from llm_unlearn.recipe import to_dict
-from llm_unlearn.report import number
+from llm_unlearn.reporting.report import number
 from llm_unlearn.run import Run
 from llm_unlearn.runfolder import is_main, on_main
 from llm_unlearn.schedule import Schedule

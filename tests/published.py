@@ -48,9 +48,9 @@ def gold_of(bench: Bench) -> torch.nn.Module:
 
 def vouch(run: Path, **verdict: bool | None) -> None:
     """Write another verdict into a run's report and certify it anew: toy rows are too few for one of their own."""
-    from llm_unlearn import certificate
     from llm_unlearn.files import read_json, write_json
     from llm_unlearn.hub import MANIFEST
+    from llm_unlearn.publish import certificate
     from llm_unlearn.recipe import from_values
     from llm_unlearn.runfolder import read_request
 

@@ -14,9 +14,9 @@ import pytest
 from conftest import Bench
 from published import make_run, vouch
 
-from llm_unlearn import certificate, ledger, receipt, signature
 from llm_unlearn.errors import DataError, OutputError
-from llm_unlearn.verification import Check, Options, table, verify
+from llm_unlearn.publish import certificate, ledger, receipt, signature
+from llm_unlearn.publish.verification import Check, Options, table, verify
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from llm_unlearn import compare, scatter
-from llm_unlearn.charts import MODELS, SHADE
 from llm_unlearn.errors import DataError
+from llm_unlearn.reporting import compare, scatter
+from llm_unlearn.reporting.charts import MODELS, SHADE
 
 
 def figure(name: str, split: str | None, before: float, after: float | None, gold: float | None, n: int = 40) -> Any:

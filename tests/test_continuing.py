@@ -9,11 +9,12 @@ import pytest
 from conftest import Bench
 from published import make_run
 
-from llm_unlearn import continuing, earlier, hub, ledger, receipt
+from llm_unlearn import continuing, earlier, hub
 from llm_unlearn.continuing import Request, go_on
 from llm_unlearn.errors import OutputError
 from llm_unlearn.files import read_json
-from llm_unlearn.verification import Options, verify
+from llm_unlearn.publish import ledger, receipt
+from llm_unlearn.publish.verification import Options, verify
 
 STRONG = {
     "name": "grad_diff",

@@ -8,10 +8,10 @@ import pytest
 from classifier_runs import text_setting
 
 from llm_unlearn import cli
-from llm_unlearn.caveats import caveats
 from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.files import read_json, write_json
 from llm_unlearn.method import find
+from llm_unlearn.reporting.caveats import caveats
 from llm_unlearn.sandbox import texts
 from llm_unlearn.targets import training_seconds
 

@@ -17,7 +17,7 @@ from conftest import Bench, llama
 from test_metrics import model as causal_model
 from transformers import BertForSequenceClassification, LlamaForSequenceClassification
 
-from llm_unlearn import report, unlearn
+from llm_unlearn import unlearn
 from llm_unlearn.errors import TaskError
 from llm_unlearn.evaluation import Evaluation, measure
 from llm_unlearn.figures import ACROSS, assess, figures, removed
@@ -30,6 +30,7 @@ from llm_unlearn.metrics.js_divergence import js_divergence
 from llm_unlearn.metrics.u_lira import Shadow, confidence, u_lira
 from llm_unlearn.metrics.zrf import zrf
 from llm_unlearn.prepare import measured
+from llm_unlearn.reporting import report
 from llm_unlearn.scores import CLASSIFIERS, SMALL, SPLIT_NAMES, Floats, Scores, from_records
 from llm_unlearn.suites import CLASSES, CLASSES_FULL
 from llm_unlearn.tasks import SequenceClassifier

@@ -10,7 +10,7 @@ import pytest
 from conftest import Bench
 from test_metrics import made_up, model
 
-from llm_unlearn import metrics, report
+from llm_unlearn import metrics
 from llm_unlearn.errors import RecipeError
 from llm_unlearn.evaluation import measure
 from llm_unlearn.figures import JUDGED, JUDGED_CLASSES, assess, figures
@@ -26,6 +26,7 @@ from llm_unlearn.metrics.truth_knowledge import truth_knowledge
 from llm_unlearn.options import parse
 from llm_unlearn.reading import read_by
 from llm_unlearn.recipe import Evaluation
+from llm_unlearn.reporting import report
 from llm_unlearn.scores import CAUSAL, CLASSIFIERS, Scores
 from llm_unlearn.settings import hints_of
 from llm_unlearn.suites import (

@@ -17,14 +17,14 @@ from hub_server import TOKEN, Hub, Repo, yaml_faults
 from huggingface_hub import ModelCard, constants
 from published import make_run, vouch
 
-from llm_unlearn import merging, publishing
-from llm_unlearn.card import card, check, licence_of, loading, unverified
 from llm_unlearn.errors import OutputError
 from llm_unlearn.files import read_json
-from llm_unlearn.merging import Merge, is_merged, merge
-from llm_unlearn.publishing import Push, push
-from llm_unlearn.remote import Repository, talking
-from llm_unlearn.verification import Options, verify
+from llm_unlearn.publish import merging, pushing
+from llm_unlearn.publish.card import card, check, licence_of, loading, unverified
+from llm_unlearn.publish.merging import Merge, is_merged, merge
+from llm_unlearn.publish.pushing import Push, push
+from llm_unlearn.publish.remote import Repository, talking
+from llm_unlearn.publish.verification import Options, verify
 
 NAME = "tester/forgotten"
 
@@ -208,7 +208,7 @@ def test_a_dropped_connection_leaves_nothing_half_done(run: Path, hub: Hub, monk
 
 def test_killed_in_the_middle(run: Path, hub: Hub, tmp_path: Path) -> None:
     hub.fault = {"PUT /lfs-put": "hold"}
-    code = f"from llm_unlearn.publishing import *; push(Push(run={str(run)!r}, repo={NAME!r}))"
+    code = f"from llm_unlearn.publish.pushing import *; push(Push(run={str(run)!r}, repo={NAME!r}))"
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | hub.environment(tmp_path / "other"))
     assert hub.held.wait(60), "the push never came to the weights"
     process.send_signal(signal.SIGKILL)
@@ -303,7 +303,7 @@ def test_no_network(run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_base_must_be_there_still(run: Path, hub: Hub, tmp_path: Path) -> None:
     path = run / "adapter/unlearning.json"
-    from llm_unlearn.certificate import seal
+    from llm_unlearn.publish.certificate import seal
 
     content = json.loads(path.read_text())
     content["request"]["model"] = "org/base"
@@ -324,7 +324,7 @@ def test_the_base_must_be_there_still(run: Path, hub: Hub, tmp_path: Path) -> No
 
 def test_only_what_is_published_lies_in_the_list(run: Path) -> None:
     report, manifest = parts(run)
-    files = publishing.files_of(run, run / "adapter", "adapter", repo=NAME, report=report, manifest=manifest)
+    files = pushing.files_of(run, run / "adapter", "adapter", repo=NAME, report=report, manifest=manifest)
     assert not [name for name, each in files.items() if isinstance(each, Path) and "private" in each.parts]
 
 

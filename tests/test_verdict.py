@@ -7,7 +7,7 @@ import pytest
 from test_metrics import made_up, model
 
 from llm_unlearn.figures import Figure, assess
-from llm_unlearn.report import between_golds
+from llm_unlearn.reporting.report import between_golds
 from llm_unlearn.scores import ModelScores
 from llm_unlearn.verdict import verdict
 

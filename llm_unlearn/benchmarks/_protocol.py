@@ -12,7 +12,7 @@ from llm_unlearn.figures import Figure
 from llm_unlearn.files import write_json, write_text
 from llm_unlearn.manifest import versions
 from llm_unlearn.recipe import SPLITS
-from llm_unlearn.report import number, plain_json
+from llm_unlearn.reporting.report import number, plain_json
 from llm_unlearn.scores import Floats, ModelScores, Score, mean_score
 from llm_unlearn.statistics import bootstrap_interval
 from llm_unlearn.subject import Subject, check_alike

@@ -17,7 +17,7 @@ from llm_unlearn.held_out.worst import worst_cases
 from llm_unlearn.held_out.wrappers import KIND, PLAIN
 from llm_unlearn.metrics.exact_answer import exact_answer
 from llm_unlearn.metrics.rouge_l_recall import visible
-from llm_unlearn.report import UNKNOWN
+from llm_unlearn.reporting.report import UNKNOWN
 from llm_unlearn.runfolder import is_main
 from llm_unlearn.scores import RETAIN_TYPE, ModelScores, Scores
 from llm_unlearn.subject import Subject, check_alike

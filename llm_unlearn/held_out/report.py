@@ -10,7 +10,7 @@ from llm_unlearn.figures import Figure
 from llm_unlearn.files import write_json, write_text
 from llm_unlearn.held_out import KEPT, HeldOut
 from llm_unlearn.manifest import versions
-from llm_unlearn.report import number, plain_json
+from llm_unlearn.reporting.report import number, plain_json
 
 COLUMNS = ("figure", "kind", "before", "after", "gold", "gap", "n")
 PRIVATE, ANSWERS, COMMAND = "private", "answers.jsonl", "command.json"

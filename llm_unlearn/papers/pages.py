@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llm_unlearn.papers.cells import ACCURACIES, STANDARDS, Cell, cells_of, kept
 from llm_unlearn.papers.claims import Case, verdict
 from llm_unlearn.papers.plan import Entry, Group
-from llm_unlearn.scatter import deviation, draw
+from llm_unlearn.reporting.scatter import deviation, draw
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -17,7 +17,7 @@ from llm_unlearn.errors import OutputError
 from llm_unlearn.files import read_json
 from llm_unlearn.manifest import HUB_ID
 from llm_unlearn.recipe import SANDBOX
-from llm_unlearn.report import COLUMNS, ON_SCREEN, headline, markdown_table, number, ordered
+from llm_unlearn.reporting.report import COLUMNS, ON_SCREEN, headline, markdown_table, number, ordered
 
 Kind = Literal["adapter", "model", "merged", "quantised"]
 RELATION = {"adapter": "adapter", "model": "finetune", "merged": "finetune", "quantised": "quantized"}

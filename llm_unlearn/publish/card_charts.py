@@ -4,8 +4,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm_unlearn.charts import FAINT, GRID, INK, MODELS
-from llm_unlearn.report import ordered
+from llm_unlearn.reporting.charts import FAINT, GRID, INK, MODELS
+from llm_unlearn.reporting.report import ordered
 from llm_unlearn.scores import RETAIN_TYPE
 
 FORGET_TYPE = ("forget", "forget_heldout")

@@ -15,14 +15,14 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 from tqdm.auto import tqdm
 
-from llm_unlearn import ledger, receipt
 from llm_unlearn.errors import OutputError
 from llm_unlearn.files import read_json, write_json
 from llm_unlearn.hub import MANIFEST, base_name
 from llm_unlearn.loading import checkpoint
 from llm_unlearn.manifest import HUB_ID
+from llm_unlearn.publish import ledger, receipt
 from llm_unlearn.recipe import SANDBOX, Recipe
-from llm_unlearn.report import REPORT, ordered
+from llm_unlearn.reporting.report import REPORT, ordered
 
 SCHEMA = 1
 WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json")

@@ -16,15 +16,15 @@ from llm_unlearn import guard
 from llm_unlearn.attacks._attacked import FIGURES, merged, plain, spread
 from llm_unlearn.attacks._weights import rewrite
 from llm_unlearn.attacks.quantise import rewrite_of
-from llm_unlearn.card import Kind, card, licence_of
-from llm_unlearn.certificate import digests, seal
 from llm_unlearn.errors import OutputError
 from llm_unlearn.evaluation import measure
 from llm_unlearn.files import read_json, write_json, write_text
 from llm_unlearn.hub import ADAPTER, MANIFEST, MERGED, MODEL, QUANTISED
 from llm_unlearn.loading import load_model, reader_of
-from llm_unlearn.publishing import CARD, base_here
-from llm_unlearn.report import REPORT, read_report
+from llm_unlearn.publish.card import Kind, card, licence_of
+from llm_unlearn.publish.certificate import digests, seal
+from llm_unlearn.publish.pushing import CARD, base_here
+from llm_unlearn.reporting.report import REPORT, read_report
 from llm_unlearn.run import Splits
 from llm_unlearn.runfolder import is_main
 from llm_unlearn.subject import Subject

@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from llm_unlearn import ledger, signature
-from llm_unlearn.card import Kind, base_id, card, licence_of, unverified
-from llm_unlearn.card_charts import pictures
-from llm_unlearn.certificate import WEIGHTS, folder_of
 from llm_unlearn.errors import OutputError
 from llm_unlearn.files import read_json
 from llm_unlearn.hub import MANIFEST, RESULTS
-from llm_unlearn.plots import PAGE
+from llm_unlearn.publish import ledger, signature
+from llm_unlearn.publish.card import Kind, base_id, card, licence_of, unverified
+from llm_unlearn.publish.card_charts import pictures
+from llm_unlearn.publish.certificate import WEIGHTS, folder_of
+from llm_unlearn.publish.remote import Repository, exists
+from llm_unlearn.publish.verification import Check, verify
+from llm_unlearn.publish.verification import Options as Verified
 from llm_unlearn.recipe import SANDBOX
-from llm_unlearn.remote import Repository, exists
-from llm_unlearn.report import REPORT, read_report
+from llm_unlearn.reporting.plots import PAGE
+from llm_unlearn.reporting.report import REPORT, read_report
 from llm_unlearn.runfolder import read_request
-from llm_unlearn.verification import Check, verify
-from llm_unlearn.verification import Options as Verified
 
 CARD = "README.md"
 READERS = (

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_unlearn import certificate, ledger, receipt, signature
 from llm_unlearn.errors import DataError, OutputError
 from llm_unlearn.files import read_json
 from llm_unlearn.hub import ADAPTER, MANIFEST, MODEL, RESULTS
 from llm_unlearn.manifest import HUB_ID
+from llm_unlearn.publish import certificate, ledger, receipt, signature
 from llm_unlearn.recipe import SANDBOX
 from llm_unlearn.runfolder import PRIVATE, read_request
 from llm_unlearn.tasks import Row
@@ -71,7 +71,7 @@ def verify(options: Options) -> list[Check]:
     except (KeyError, TypeError, AttributeError):  # a certificate that was changed need not have all its parts
         return [*checks, Check(name="contents", ok=False, words=f"{MANIFEST} lacks parts that every certificate has")]
     if options.measure:
-        from llm_unlearn.remeasure import measured_again
+        from llm_unlearn.publish.remeasure import measured_again
 
         checks += measured_again(place, content, options)
     return checks
@@ -83,7 +83,7 @@ def find(where: str) -> Path:
     if not folder.exists():
         if not HUB_ID.fullmatch(where):
             raise OutputError(f"{where} is neither a folder nor a Hub id.")
-        from llm_unlearn.remote import download
+        from llm_unlearn.publish.remote import download
 
         folder = download(where)
     for place in (folder, *(folder / name for name in RESULTS)):

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llm_unlearn import scatter
 from llm_unlearn.errors import DataError, OutputError, nearest
 from llm_unlearn.files import read_json, write_text
-from llm_unlearn.report import REPORT, SCHEMA, number
-from llm_unlearn.side_by_side import as_csv, attacks_csv, every_attack, every_figure
+from llm_unlearn.reporting import scatter
+from llm_unlearn.reporting.report import REPORT, SCHEMA, number
+from llm_unlearn.reporting.side_by_side import as_csv, attacks_csv, every_attack, every_figure
 from llm_unlearn.verdict import TOLERANCE
 
 ATTACKS = "attacks.json"

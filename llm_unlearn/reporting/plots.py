@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from llm_unlearn import charts, sections
 from llm_unlearn.files import write_text
-from llm_unlearn.report import COLUMNS, UNKNOWN, WORDS, cells, has, headline, not_measured, number, ordered
+from llm_unlearn.reporting import charts, sections
+from llm_unlearn.reporting.report import COLUMNS, UNKNOWN, WORDS, cells, has, headline, not_measured, number, ordered
+from llm_unlearn.reporting.sections import legend, pairs, section
 from llm_unlearn.scores import CLASSIFIERS, Floats, ModelScores
-from llm_unlearn.sections import legend, pairs, section
 
 PAGE = "report.html"
 NAMES = {

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llm_unlearn.charts import FAINT, GRID, INK, MODELS, SHADE, Axis
+from llm_unlearn.reporting.charts import FAINT, GRID, INK, MODELS, SHADE, Axis
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from llm_unlearn import charts
-from llm_unlearn.report import number
+from llm_unlearn.reporting import charts
+from llm_unlearn.reporting.report import number
 
 ATTACKS = ("<!-- attacks -->", "<!-- end of attacks -->")
 WORST = {

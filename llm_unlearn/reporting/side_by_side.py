@@ -5,10 +5,10 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llm_unlearn.report import WORDS, number, ordered
+from llm_unlearn.reporting.report import WORDS, number, ordered
 
 if TYPE_CHECKING:
-    from llm_unlearn.compare import Run
+    from llm_unlearn.reporting.compare import Run
 
 Values = Sequence[float | None]
 Spread = Callable[[Values], str]

@@ -1,0 +1,1 @@
+"""What is handed over and checked again: card, certificate, receipt, ledger, signature, merged weights, the Hub."""
