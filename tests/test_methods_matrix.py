@@ -49,8 +49,9 @@ def test_it_forgets_keeps_the_rest_still_and_survives_the_disk(
     here, cls = bench(task), find(name)
     if cls.whole_units and task != "causal_lm":
         here = by_class(here)
-    # every weight moves, and nothing holds retain: a smaller step, or all is destroyed alike
-    method = shortened(cls, **({} if lora or "retain" in cls.needs else {"learning_rate": 3e-3}))
+    # where every weight moves a smaller step, or all is destroyed alike: at 1e-2 some methods did or did not destroy this toy,
+    # as the processor's rounding had it
+    method = shortened(cls, **({} if lora or cls.starts_from == "origin" else {"learning_rate": 3e-3}))
     base = here.target if method.starts_from == "target" else here.origin
     assert here.loss(here.target, "forget") < 0.1 < here.loss(here.target, "holdout")  # there is something to forget
     run = here.run(tmp_path / "work", model=here.wrapped(lora=lora, start=method.starts_from), lora=lora)

@@ -10,7 +10,7 @@ from transformers import BertForSequenceClassification
 
 from llm_unlearn.data.requests import removed_classes, strangers_to
 from llm_unlearn.data.splits import kept
-from llm_unlearn.method import available, find
+from llm_unlearn.method import LossMethod, available, find
 
 METHODS = [
     name
@@ -21,30 +21,49 @@ METHODS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def several(sentences: Bench) -> Bench:
-    """The sentences with two labels of three each, learned."""
+def labelled(sentences: Bench, seed: int = 0) -> Bench:
+    """Return the sentences with two labels of three each, learned by a model that was drawn from the seed."""
     splits = {
         name: [{**row, "label": [int(row["label"] != i) for i in range(3)]} for row in rows]
         for name, rows in sentences.splits.items()
     }
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     assert isinstance(sentences.origin, BertForSequenceClassification)
-    origin = copy.deepcopy(sentences.origin)
+    origin = BertForSequenceClassification(sentences.origin.config) if seed else copy.deepcopy(sentences.origin)
     known = [*splits["forget"], *splits["retain"]]
     return Bench(
         sentences.task, splits, origin, learn(sentences.task, copy.deepcopy(origin), known, steps=200, rate=5e-3)
     )
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_rows_with_several_labels_are_forgotten(name: str, several: Bench, tmp_path: Path) -> None:
-    run = several.run(tmp_path)
-    before = {split: several.loss(run.model, split) for split in ("forget", "retain")}
+@pytest.fixture(scope="module")
+def several(sentences: Bench) -> Bench:
+    return labelled(sentences)
+
+
+@pytest.fixture(scope="module")
+def more(sentences: Bench) -> list[Bench]:
+    return [labelled(sentences, seed) for seed in (1, 2)]
+
+
+def risen(name: str, here: Bench, folder: Path) -> dict[str, float]:
+    """Return by how many nats the loss on forget and on retain rises."""
+    run = here.run(folder)
+    before = {split: here.loss(run.model, split) for split in ("forget", "retain")}
     assert before["forget"] < 0.1
     shortened(find(name)).unlearn(run)
-    risen = {split: several.loss(run.model, split) - before[split] for split in before}
-    assert risen["forget"] > risen["retain"] + 0.02, risen
+    return {split: here.loss(run.model, split) - before[split] for split in before}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_rows_with_several_labels_are_forgotten(
+    name: str, several: Bench, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """A one-shot edit of one toy is as selective as chance has it (0.003 to 0.09 nats, six models): the mean of three."""
+    others = [] if issubclass(find(name), LossMethod) else request.getfixturevalue("more")
+    found = [risen(name, here, tmp_path / str(number)) for number, here in enumerate([several, *others])]
+    forget, retain = (sum(each[split] for each in found) / len(found) for split in ("forget", "retain"))
+    assert forget > retain + 0.02, found
 
 
 def test_a_label_goes_as_a_whole(several: Bench, tmp_path: Path) -> None:
