@@ -19,7 +19,7 @@ export TOKENIZERS_PARALLELISM ?= false
 TOFU ?= $(LLM_UNLEARN_DATA)/tofu
 TOFU_METHODS ?= npo nabla_tau concept_poison
 
-.PHONY: help setup demo test test-slow quality style help-texts sandbox table tofu tofu-whole clean
+.PHONY: help setup demo test test-slow quality style help-texts docs sandbox table tofu tofu-whole clean
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
@@ -51,6 +51,9 @@ style: $(VENV)/.stamp      ## put lint and format right
 
 help-texts: $(VENV)/.stamp ## write what llm-unlearn COMMAND --help prints anew, after a change of options
 	$(BIN)/python -m llm_unlearn.help_texts
+
+docs: $(VENV)/.stamp       ## write the tables of methods, figures and papers in the docs anew, after a change of their files
+	$(BIN)/python -m llm_unlearn.catalogue
 
 sandbox: $(VENV)/.stamp    ## train the sandbox's shipped models again
 	$(LAUNCH) recipes/train_target.py --config recipes/sandbox_target.yaml

@@ -29,8 +29,8 @@ COMMANDS = {
     "push": "put a finished run onto the Hugging Face Hub, private unless --public",
     "sign": "sign a run's certificate with an OpenSSH key",
     "verify": "check a certificate: digests, ledger, signature, a row, and with --measure the figures",
-    "methods": "list the methods, or show one's settings",
-    "metrics": "list the figures, or show one's card",
+    "methods": "list the methods, as a table for a page (--markdown), or show one's settings",
+    "metrics": "list the figures, as a table for a page (--markdown), or show one's card",
     "doctor": "say what is installed, what device there is, and what is missing for what",
     "completion": "print the script for tab completion in bash, zsh or fish",
 }

@@ -9,6 +9,7 @@ from typing import Any
 from llm_unlearn.errors import RecipeError
 
 Say = Callable[[str], None] | None
+MARKDOWN = "--markdown"
 LEADING = {
     "push": ("run", "repo"),
     "merge": ("run",),
@@ -203,6 +204,8 @@ def verify(words: Sequence[str], say: Say) -> Result:
 
 def methods(words: Sequence[str], say: Say) -> Result:
     """List the methods, or show one's settings."""
+    if MARKDOWN in words:
+        return _table("methods", words)
     from llm_unlearn.doctor import first_lines
 
     if not words:
@@ -217,6 +220,8 @@ def methods(words: Sequence[str], say: Say) -> Result:
 
 def metrics(words: Sequence[str], say: Say) -> Result:
     """List the figures, or show one's card."""
+    if MARKDOWN in words:
+        return _table("figures", words)
     from llm_unlearn.doctor import first_lines
 
     if not words:
@@ -226,6 +231,16 @@ def metrics(words: Sequence[str], say: Say) -> Result:
     module = find(words[0])
     card = {"target": module.TARGET, "splits": list(module.SPLITS), "needs": module.NEEDS, "card": module.__doc__}
     return Result(content=card, text=str(module.__doc__))
+
+
+def _table(kind: str, words: Sequence[str]) -> Result:
+    """All methods or figures as the table that stands in the docs."""
+    from llm_unlearn import catalogue
+
+    if len(words) > 1:
+        raise RecipeError(f"{MARKDOWN} lists all {kind}: leave the name out.")
+    text = {"methods": catalogue.methods_table, "figures": catalogue.figures_table}[kind]()
+    return Result(content={"markdown": text}, text=text.rstrip())
 
 
 def _listed(found: Mapping[str, str]) -> Result:

@@ -30,8 +30,8 @@ USAGE = {
     "push": "llm-unlearn push DIR USER/NAME [options]",
     "sign": "llm-unlearn sign DIR [options]",
     "verify": "llm-unlearn verify DIR|USER/NAME [options]",
-    "methods": "llm-unlearn methods [NAME]",
-    "metrics": "llm-unlearn metrics [NAME]",
+    "methods": "llm-unlearn methods [NAME|--markdown]",
+    "metrics": "llm-unlearn metrics [NAME|--markdown]",
     "doctor": "llm-unlearn doctor",
     "completion": "llm-unlearn completion bash|zsh|fish",
 }

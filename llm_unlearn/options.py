@@ -8,9 +8,10 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
+from llm_unlearn.comments import comments_of
 from llm_unlearn.errors import RecipeError, nearest
 from llm_unlearn.recipe import DEFAULT_METHOD, SANDBOX, Recipe, from_values, override, type_names
-from llm_unlearn.settings import Text, comments_of, default_of, hints_of, load_yaml
+from llm_unlearn.settings import Text, default_of, hints_of, load_yaml
 
 METHOD_OPTION = re.compile(r"--method(\.\w+)+")
 SHORT = {"--suite": "--evaluation.suite"}

@@ -45,7 +45,7 @@ class Requests:
     def rows(self) -> tuple[Rows, list[Rows], dict[str, Rows]]:
         """Return the training rows, the rows of each request, and further splits."""
         if not self.data:
-            return _sandbox()
+            return of_people()
         rows = load(self.data)
         splits = {}
         if (
@@ -76,12 +76,12 @@ class Requests:
         return continual(recipe, rows, requests, others=others, tolerance=self.tolerance, say=say)
 
 
-def _sandbox() -> tuple[Rows, list[Rows], dict[str, Rows]]:
-    """Return the embedded world's rows, those about each of some people, and its unseen ones."""
+def of_people(count: int = PEOPLE) -> tuple[Rows, list[Rows], dict[str, Rows]]:
+    """Return the embedded world's rows, those about each of `count` people, and its unseen ones."""
     from llm_unlearn.sandbox import world
 
     people = [name for name in world.concepts() if " " in name]
-    names = people[:: len(people) // PEOPLE][:PEOPLE]
+    names = people[:: len(people) // count][:count]
     rows = world.corpus()
     requests: list[Rows] = [[row for row in rows if world.mentions(row, name)] for name in names]
     for number, request in enumerate(requests):  # a row about two of them goes with the first

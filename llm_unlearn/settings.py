@@ -1,7 +1,6 @@
 """Strict typed settings: plain values (YAML, command line) into frozen dataclasses, every fault named by its full path."""
 
 import dataclasses
-import inspect
 import math
 import types
 from collections.abc import Mapping, Sequence
@@ -109,23 +108,6 @@ def _on_top(default: Any, value: Any) -> Any:
         return value
     there = {field.name: getattr(default, field.name) for field in dataclasses.fields(default) if field.init}
     return {**there, **{key: _on_top(there.get(key), item) for key, item in value.items()}}
-
-
-def comments_of(cls: type) -> dict[str, str]:
-    """Return the comment beside each setting of the dataclass `cls`, by name; {} where its source is not at hand."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__[:-1]):
-        if dataclasses.is_dataclass(base):
-            try:
-                lines = inspect.getsource(base).splitlines()
-            except (OSError, TypeError):
-                continue
-            for line in lines:
-                code, _, comment = line.partition("  # ")
-                name = code.partition(":")[0].strip()
-                if comment and ":" in code and name.isidentifier():
-                    found[name] = comment.strip()
-    return found
 
 
 def join(where: str, key: str) -> str:

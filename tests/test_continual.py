@@ -134,7 +134,7 @@ def test_settings_that_contradict_each_other(setting: Setting, tmp_path: Path) -
 
 
 def test_the_sandbox_has_three_requests_of_its_own() -> None:
-    rows, asked, others = sequence._sandbox()
+    rows, asked, others = sequence.of_people()
     ids = [{row["id"] for row in each} for each in asked]
     assert len(asked) == 3 and all(len(each) >= 20 for each in asked)
     assert not (ids[0] & ids[1] or ids[0] & ids[2] or ids[1] & ids[2])

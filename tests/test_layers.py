@@ -14,7 +14,7 @@ FILES = sorted(
 )
 LAYERS = [  # modules and sub-packages, lowest first; those on one line may know each other
     {"errors"},
-    {"files", "named", "processes", "settings"},
+    {"comments", "files", "named", "processes", "settings"},
     {"codes", "decisions", "encoding", "head", "pixels", "scores", "statistics", "tasks", "vision"},
     {
         "adversary",
@@ -97,7 +97,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "verdict",
         "writing",
     },
-    {"__main__", "cli", "commands", "completion", "doctor", "help_texts"},
+    {"__main__", "catalogue", "cli", "commands", "completion", "doctor", "help_texts"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODALITY = {

@@ -32,7 +32,7 @@ class InstanceWise(Method):
     paper: ClassVar[str] = "arXiv:2301.11578"
     goal: Literal["auto", "misclassify", "relabel"] = "auto"  # auto: misclassify; a causal LM's rows are relabelled
     # Differs from the paper, which has labels: adversarial examples with the labels they were aimed at.  outputs: what the
-    # model before says of stand-ins, held by KL.  16 rows of Fashion-MNIST: test 0.0 to 1.2 points lower, with labels 10
+    # model before says of stand-ins, held by KL.  16 rows of Fashion-MNIST: test 0.0 to 1.2 points lower, with labels 10.
     # nothing (importance off, with cross_entropy): plain negative gradient; auto: outputs for images, labels for texts
     keep: Literal["auto", "outputs", "labels", "nothing"] = "auto"
     keep_weight: float = 40.0  # of outputs
@@ -41,7 +41,7 @@ class InstanceWise(Method):
     push: Literal["margin", "cross_entropy"] = "margin"
     margin: float | None = None  # None: 0.05 with outputs, 0.5 with labels
     limit: float = 4.0  # nats above which -CE (a causal LM's always) pushes no further. Differs from the paper: none
-    importance: bool = True
+    importance: bool = True  # as in the paper: weights that the forget rows do not use (by MAS) are held
     attack: Attack = Attack()
     lamb: float = 1.0  # the paper's, on the adapter's weights
     answer: str | None = None  # a causal LM's new answer to every row; None: another forget row's

@@ -16,7 +16,7 @@ class Retrain(Method):
 
     needs: ClassVar[frozenset[str]] = frozenset({"retain"})
     starts_from: ClassVar[Literal["target", "origin"]] = "origin"
-    training: Schedule = TRAINING
+    training: Schedule = TRAINING  # that of train_target: give the target's own
 
     def unlearn(self, run: Run) -> None:
         """Train `run.model`, which must be the origin, on retain."""

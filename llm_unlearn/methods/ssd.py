@@ -36,9 +36,9 @@ class SSD(Method):
     # Differs from the paper: alpha 10 and lambda 1 there (for a ResNet and 1 to 5 % of CIFAR).  Here they are the first
     # strength that is tried; `--method.alphas 10 --method.lambdas 1` is the paper's
     alphas: tuple[float, ...] = (10.0, 5.0, 2.5, 1.5, 1.2, 1.0)
-    lambdas: tuple[float, ...] = (1.0, 0.3, 0.0)
+    lambdas: tuple[float, ...] = (1.0, 0.3, 0.0)  # 0: set to nothing what alpha selects
     rows: int = 1024  # rows of forget and of retain that F is measured on; Differs from the paper: all
-    batch_size: int = 32
+    batch_size: int = 32  # rows in one backward pass; the result does not depend on it
     probe: Probe = Probe()
 
     def __post_init__(self) -> None:
