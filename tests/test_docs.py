@@ -6,16 +6,19 @@ import runpy
 import shlex
 import shutil
 import sys
+import tomllib
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 from accelerate.commands.launch import launch_command_parser
 from conftest import Bench
 from published import make_run
 
+import llm_unlearn
 from llm_unlearn import cli, continuing, options, settings
 
 ROOT = Path(__file__).parents[1]
@@ -235,3 +238,13 @@ def test_the_layout_in_contributing_is_the_packages() -> None:
         if "<" not in name and not (ROOT / "llm_unlearn" / name).exists() and not (ROOT / name).exists()
     ]
     assert len(named) > 40 and not missing
+
+
+def test_the_citation_is_the_packages() -> None:
+    """Citation File Format 1.2.0: its required fields, and what pyproject.toml says too."""
+    content = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert content["cff-version"] == "1.2.0" and content["type"] == "software"
+    assert {"message", "title", "authors"} <= set(content)
+    assert content["license"] == project["license"] and content["version"] == llm_unlearn.__version__
+    assert content["authors"] == project["authors"]
