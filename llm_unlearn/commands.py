@@ -195,9 +195,12 @@ def verify(words: Sequence[str], say: Say) -> Result:
     """Check a certificate."""
     from llm_unlearn.publish import verification
 
-    checks = verification.verify(given("verify", words, verification.__doc__ or "", verification.Options))
+    options = given("verify", words, verification.__doc__ or "", verification.Options)
+    checks = verification.verify(options)
     failed = [check.name for check in checks if check.ok is False]
     end = f"FAILED: {', '.join(failed)}" if failed else "nothing differs from what was certified"
+    if not failed and not options.measure:
+        end += "; the figures were not measured again (--measure)"
     content = {"ok": not failed, "checks": [check.to_json() for check in checks]}
     return Result(content=content, text=f"{verification.table(checks)}\n\n{end}", code=int(bool(failed)))
 

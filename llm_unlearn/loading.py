@@ -6,6 +6,13 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from peft import PeftModel
 from torch import nn
 from transformers import (
@@ -172,8 +179,26 @@ def _dtype(recipe: Recipe) -> torch.dtype:
     return torch.bfloat16 if recipe.precision == "bf16" else torch.float32
 
 
+FAULTS: tuple[tuple[type[BaseException], str], ...] = (  # of the Hub, the more special first
+    (GatedRepoError, "it is gated; ask for access on its page on the Hub, then log in with hf auth login"),
+    (RevisionNotFoundError, "the Hub has no such revision of it"),
+    (RepositoryNotFoundError, "there is no such folder, and no such model on the Hub that your token may see"),
+    (OfflineModeIsEnabled, "it is not in the Hub's cache here, and HF_HUB_OFFLINE is set: unset it, or give a folder"),
+    (
+        LocalEntryNotFoundError,
+        "there is no such folder, it is not in the Hub's cache here, and the Hub cannot be reached",
+    ),
+)
+
+
 def first_sentence(error: BaseException) -> str:
-    """Return what an error says, on one line and not too long."""
+    """Return what an error says, on one line and not too long; in our own words where the Hub is at fault."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    for kind, words in FAULTS:
+        if any(isinstance(each, kind) for each in chain):
+            return f"{words}."
     text = " ".join(str(error).split())
     return text[:200] + ("…" if len(text) > 200 else "")
 

@@ -121,6 +121,8 @@ def with_adapter(model: nn.Module, adapter: str) -> nn.Module:
         stored = set(load_peft_weights(adapter, device="cpu"))
     except (OSError, ValueError, RuntimeError) as error:
         text = " ".join(str(error).split())[:200]
+        if "size mismatch" in str(error):
+            text = "its weights are of other sizes; give the base it was trained on."
         raise DataError(f"the adapter {adapter!r} does not fit this model, or is none: {text}") from error
     _check_whole(wrapped, adapter, stored)
     return wrapped

@@ -23,9 +23,9 @@ from llm_unlearn import cli, continuing, options, settings
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = {
-    "README.md": 10,
-    "recipes/README.md": 3,
-    "CONTRIBUTING.md": 4,
+    "README.md": 8,
+    "recipes/README.md": 2,
+    "CONTRIBUTING.md": 1,
     "eval/README.md": 10,
 }  # fenced blocks of each page
 GROWS = "eval/README.md"  # at least so many

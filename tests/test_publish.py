@@ -322,6 +322,29 @@ def test_the_base_must_be_there_still(run: Path, hub: Hub, tmp_path: Path) -> No
         verify(Options(where="org/nothing"))
 
 
+def test_a_base_that_cannot_be_had(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of what can be wrong with a model on the Hub has its own words, whatever the libraries say."""
+    from llm_unlearn.errors import DataError
+    from llm_unlearn.loading import load_task
+    from llm_unlearn.recipe import from_values
+
+    def load(name: str, **more: str) -> None:
+        load_task(from_values({"model": name, "forget": "f", "retain": "r", **more}), name)
+
+    hub.repos["org/gated"] = Repo(files={"config.json": b"{}"}, gated=True)
+    hub.repos["org/there"] = Repo(files={"config.json": b"{}"})
+    with pytest.raises(DataError, match="'org/gated': it is gated; ask for access.*hf auth login"):
+        load("org/gated")
+    with pytest.raises(DataError, match="'org/nothing': there is no such folder, and no such model on the Hub"):
+        load("org/nothing")
+    with pytest.raises(DataError, match="the Hub has no such revision of it"):
+        load("org/there", revision="v9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    huggingface_hub.close_session()
+    with pytest.raises(DataError, match="not in the Hub's cache here, and (HF_HUB_OFFLINE is set|the Hub cannot)"):
+        load("org/other")
+
+
 def test_only_what_is_published_lies_in_the_list(run: Path) -> None:
     report, manifest = parts(run)
     files = pushing.files_of(run, run / "adapter", "adapter", repo=NAME, report=report, manifest=manifest)

@@ -15,7 +15,7 @@ from llm_unlearn.reporting.plots import NAMES
 from llm_unlearn.reporting.report import ordered, read_report
 
 TITLES = {"forget": "To be forgotten: after should meet gold", "retain": "To be kept: after as high as before"}
-WIDTH, PANEL, HEIGHT = 1100, 540, 350
+WIDTH, PANEL, TALL, HEIGHT = 1100, 540, 262, 360
 FONT = 'font-family="system-ui, -apple-system, Segoe UI, Roboto, DejaVu Sans, sans-serif"'
 
 
@@ -35,7 +35,7 @@ def drawn(report: Mapping[str, Any]) -> str:
             continue
         left = place * (WIDTH - PANEL)
         chart = charts.grouped_bars(groups, label=title).replace(
-            "<svg ", f'<svg x="{left}" y="62" width="{PANEL}" ', 1
+            "<svg ", f'<svg x="{left}" y="58" width="{PANEL}" height="{TALL}" ', 1
         )
         parts += [charts.text(left + 40, 52, title, anchor="start", size=15, colour=charts.INK), chart]
     if len(parts) == 1:
@@ -43,18 +43,18 @@ def drawn(report: Mapping[str, Any]) -> str:
     for number, model in enumerate(models):
         parts.append(charts.box(40 + 90 * number, 14, 12, 12, charts.MODELS[model]))
         parts.append(charts.text(57 + 90 * number, 24, model, anchor="start", size=13, colour=charts.INK))
-    counts = ", ".join(f"{split} {found_n(report, split)}" for split in TITLES)
+    counts = ", ".join(f"{split} {rows_of(report, split)}" for split in TITLES)
     said = f"{report['method']['name']}, seed {report['seed']}; rows measured: {counts}; thin lines: 95 % bootstrap over rows"
     parts.append(charts.text(40, HEIGHT - 12, said, anchor="start"))
     return charts.picture(WIDTH, HEIGHT, [f"<g {FONT}>", *parts, "</g>"], "figures before, after and for gold") + "\n"
 
 
-def found_n(report: Mapping[str, Any], split: str) -> int:
-    """Return on how many rows most figures of a split stand."""
-    return max(
-        (int(each["n"]) for each in report["figures"] if each["split"] == split and each["name"] != "mia_loss"),
-        default=0,
-    )
+def rows_of(report: Mapping[str, Any], split: str) -> int:
+    """Return on how many rows a split was measured."""
+    shown = [
+        each for each in report["figures"] if each["split"] == split and each["name"] in ("accuracy", "exact_answer")
+    ]
+    return int(shown[0]["n"]) if shown else 0
 
 
 def main() -> None:
