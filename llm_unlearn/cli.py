@@ -65,7 +65,18 @@ def quiet() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one of COMMANDS and exit."""
+    """Run one of COMMANDS and exit; a reader that has seen enough (`| head`) is no fault."""
+    try:
+        try:
+            _main(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more as it ends
+        sys.exit(FINE)
+
+
+def _main(argv: Sequence[str] | None) -> NoReturn:
     words = list(sys.argv[1:] if argv is None else argv)
     if os.environ.get(COMPLETE):
         from llm_unlearn.completion import answer

@@ -48,6 +48,14 @@ def test_help_takes_less_than_half_a_second(words: list[str]) -> None:
     assert min(seconds() for _ in range(2)) < 0.5  # of the processor, so that a busy machine doesn't matter
 
 
+def test_a_reader_may_stop_early() -> None:
+    line = [sys.executable, "-m", "llm_unlearn", "--help"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 0
+
+
 def test_help_is_what_the_options_are() -> None:
     for name, text in help_texts.texts().items():
         assert (cli.HELP / f"{name}.txt").read_text() == text, "options changed: make help-texts"
