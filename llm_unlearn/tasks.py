@@ -95,8 +95,23 @@ def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
 
 
+class Texts(Task):
+    """Rows of words, that a tokenizer makes tokens of."""
+
+    tokenizer: Any
+
+    def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Tensor]:
+        """Return the word embeddings [B, T, D]."""
+        embed = unwrapped(model).get_input_embeddings()  # type: ignore[operator]
+        return "inputs_embeds", embed(batch["input_ids"])
+
+    def spelled(self, example: Example) -> tuple[str, list[tuple[int, int]]]:
+        """Return a row's text and where in it each token stands, in characters; (0, 0) for a special token."""
+        return spelled(self.tokenizer, example["input_ids"])
+
+
 @dataclass(frozen=True)
-class CausalLM(Task):
+class CausalLM(Texts):
     """Rows of prompt and response; one decision per response token, prompts masked."""
 
     tokenizer: Any
@@ -160,15 +175,6 @@ class CausalLM(Task):
             out = supervised(model, self.inputs(batch), keep, words, logits=logits)
         kept = {"scores": out} if logits else {"losses": out}
         return Decisions(labels=words, owner=owner, scored=scored, batch_size=len(labels), told=told, **kept)
-
-    def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Tensor]:
-        """Return the word embeddings [B, T, D]."""
-        embed = unwrapped(model).get_input_embeddings()  # type: ignore[operator]
-        return "inputs_embeds", embed(batch["input_ids"])
-
-    def spelled(self, example: Example) -> tuple[str, list[tuple[int, int]]]:
-        """Return a row's text and where in it each token stands, in characters; (0, 0) for a special token."""
-        return spelled(self.tokenizer, example["input_ids"])
 
     def prompts(self, rows: Sequence[Row]) -> list[list[int]]:
         """Return each row's prompt as token ids, with the beginning of the answer (`opening`) where it has one."""
@@ -241,7 +247,7 @@ def _labels(examples: Sequence[Example]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SequenceClassifier(_Classifier):
+class SequenceClassifier(_Classifier, Texts):
     """Rows of text and label."""
 
     tokenizer: Any
@@ -266,11 +272,6 @@ class SequenceClassifier(_Classifier):
             "labels": _labels(examples),
             **columns(examples),
         }
-
-    def continuous(self, model: nn.Module, batch: Batch) -> tuple[str, Tensor]:
-        """Return the word embeddings [B, T, D]."""
-        embed = unwrapped(model).get_input_embeddings()  # type: ignore[operator]
-        return "inputs_embeds", embed(batch["input_ids"])
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,19 @@
 """Integrated Gradients of a whole answer: exact where F is linear, complete where it isn't, and added up to words."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from conftest import Bench, byte_level_bpe, llama
 from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification
 
 from llm_unlearn.concepts.attribution import attribute, rank, word_scores
 from llm_unlearn.errors import TaskError
 from llm_unlearn.head import trusted_modes
-from llm_unlearn.tasks import CausalLM, Decisions
+from llm_unlearn.tasks import CausalLM, Decisions, ImageClassifier, SequenceClassifier
 
 
 class Table(nn.Module):
@@ -200,3 +202,78 @@ def test_embeddings_stand_in_for_the_words(language: Bench) -> None:
     from_values = language.task.decisions(model, {**batch, name: values}).nll()
     assert trusted_modes(model, {}) != ["full"]
     torch.testing.assert_close(from_values, language.task.decisions(model, batch).nll())
+
+
+# --- classifiers ---
+
+
+def test_of_a_classifier_what_the_words_give_sums_to_the_difference(sentences: Bench) -> None:
+    examples = sentences.task.encode(sentences.splits["forget"])
+    found = attribute(sentences.target, sentences.task, examples)
+    assert sum(one.difference > 1 for one in found) > 2, "nothing to explain"
+    for example, one in zip(examples, found, strict=True):
+        assert one.error <= 0.05 and len(one.tokens) == len(sentences.task.spelled(example)[1])
+        assert sum(one.tokens) == pytest.approx(one.difference, abs=0.05 * max(1, abs(one.difference)))
+
+
+def test_special_tokens_of_a_classifier_get_nothing() -> None:
+    tokenizer = byte_level_bpe(["a baker of Quillmere"], bos=True)
+    task = SequenceClassifier(tokenizer, 32)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), num_labels=2, **sizes)).eval()
+    (one,) = attribute(model, task, task.encode([{"text": "a baker", "label": 1}]), tolerance=1.0)
+    assert one.tokens[0] == 0.0 and any(one.tokens[1:])
+
+
+def test_pixels_of_a_linear_model_are_exact() -> None:
+    """Logits (s, 0) with s the weighted sum of pixels: log p moves with s alone, so pixels share it by weight x distance."""
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randn(1, 4, 4, generator=draw)
+
+    class Weighted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(weight)
+
+        def forward(self, **inputs: Tensor) -> Any:
+            (pixels,) = inputs.values()
+            score = (pixels * self.weight).sum((1, 2, 3))
+            return SimpleNamespace(logits=torch.stack([torch.zeros_like(score), score], 1))
+
+    task = ImageClassifier()
+    rows = [{"image": torch.randn(1, 4, 4, generator=draw), "label": 1} for _ in range(12)]
+    examples, mean = task.encode(rows), torch.stack([row["image"] for row in rows]).mean(0)
+    for row, one in zip(rows, attribute(Weighted(), task, examples), strict=True):
+        moved = weight * (row["image"] - mean)
+        log_p = [nn.functional.logsigmoid((weight * picture).sum()) for picture in (row["image"], mean)]
+        assert one.pixels is not None and one.tokens == []
+        assert one.difference == pytest.approx((log_p[0] - log_p[1]).item(), abs=1e-5)
+        torch.testing.assert_close(one.pixels, moved[0] * one.difference / moved.sum(), rtol=1e-2, atol=1e-3)
+    other = [{**example, "labels": 0} for example in examples]
+    for one, two in zip(attribute(Weighted(), task, examples), attribute(Weighted(), task, other), strict=True):
+        assert one.pixels is not None and two.pixels is not None and (one.pixels * two.pixels <= 1e-6).all()
+
+
+def test_pixels_of_a_real_model_sum_to_the_difference(images: Bench) -> None:
+    examples = images.task.encode(images.splits["forget"])
+    known = images.task.encode(images.splits["retain"])
+    for one in attribute(images.target, images.task, examples, background=known):
+        assert one.pixels is not None and one.pixels.shape == (8, 8) and one.error <= 0.05
+        assert one.pixels.sum().item() == pytest.approx(one.difference, abs=0.05 * max(1, abs(one.difference)))
+    with pytest.raises(TaskError, match=r"mean of others: 1 are too few .*background"):
+        attribute(images.target, images.task, examples[:1])
+    with pytest.raises(TaskError, match="words are ranked in texts; this is a image_classifier"):
+        rank(images.target, images.task, images.splits["forget"])
+
+
+def test_words_of_a_classifier_are_ranked_by_class(sentences: Bench) -> None:
+    rows = sentences.splits["forget"]
+    ranking = rank(sentences.target, sentences.task, [*rows, rows[0]])
+    assert set(ranking) == {str(row["label"]) for row in rows}
+    for label, scores in ranking.items():
+        texts = {row["text"] for row in rows if str(row["label"]) == label}
+        assert (
+            sum(scores.values()) == pytest.approx(len(texts))
+            and list(scores.values()) == sorted(scores.values())[::-1]
+        )
