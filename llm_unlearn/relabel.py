@@ -1,7 +1,7 @@
 """Other labels for forget rows in a fit: random ones, or those of the class that the target takes them for next."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -88,9 +88,9 @@ def of_donors(labels: Tensor, donors: Tensor) -> Tensor:
 class OtherLabels:
     """Other labels for one run's forget rows: "random", drawn anew at every step, or "targeted", a donor for each class."""
 
-    def __init__(self, run: Run, how: str = "random") -> None:
-        """Take the run, whose model is still the target."""
-        self.run, self.how = run, how
+    def __init__(self, run: Run, how: str = "random", rule: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Take the run, whose model is still the target; `rule` gives the donors [C] of the allowed classes [C]."""
+        self.run, self.how, self.rule = run, how, rule
         self.allowed: Tensor | None = None  # [C]
         self.donors: Tensor | None = None  # [C]
 
@@ -102,9 +102,12 @@ class OtherLabels:
             draw = torch.Generator().manual_seed(self.run.seed * 1_000_003 + step)
             return replace(forget, labels=random_others(forget.labels, self.allowed, draw))
         if self.donors is None:
-            rows = self.run.rows("forget")
-            self.donors = donor_classes(self.run.model, self.run.task, rows, self.allowed, self.run.frozen_copy)
+            self.donors = (self.rule or self._next)(self.allowed)
         return replace(forget, labels=of_donors(forget.labels, self.donors))
+
+    def _next(self, allowed: Tensor) -> Tensor:
+        run = self.run
+        return donor_classes(run.model, run.task, run.rows("forget"), allowed, run.frozen_copy)
 
 
 def refuse_gate(stop: Stop) -> None:

@@ -40,6 +40,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "method",
         "observe",
         "progress",
+        "poisoned",
         "relabel",
         "run",
         "sandbox",
