@@ -32,6 +32,10 @@ def check(recipe: Recipe) -> None:
         raise RecipeError(
             "--classes needs a classifier: give --task sequence_classifier or image_classifier, or --concept."
         )
+    if recipe.examples and not recipe.classes:
+        raise RecipeError(
+            "--examples goes with --classes: it says which rows of these classes are to be forgotten; give both."
+        )
     if recipe.test and not (recipe.classes or recipe.ids):
         raise RecipeError(
             "--test goes with --classes or --ids; give other rows as --holdout, --retain_heldout and so on."

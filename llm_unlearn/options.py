@@ -21,6 +21,7 @@ FIRST = (
     "concept",
     "terms",
     "classes",
+    "examples",
     "ids",
     "test",
     "forget",

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from llm_unlearn.concepts.carriers import carriers
 from llm_unlearn.data.counterfactual import synthetic_holdout
 from llm_unlearn.data.requests import (
     Classes,
@@ -23,7 +24,7 @@ from llm_unlearn.data.requests import (
 from llm_unlearn.data.sources import load
 from llm_unlearn.data.splits import by_concept, check, kept
 from llm_unlearn.errors import DataError, nearest
-from llm_unlearn.loading import classes_of_model
+from llm_unlearn.loading import classes_of_model, load_model, load_task
 from llm_unlearn.recipe import SANDBOX, SPLITS, Recipe
 from llm_unlearn.run import Splits
 from llm_unlearn.scores import CLASSIFIERS
@@ -103,6 +104,8 @@ def _by_classes(recipe: Recipe, rows: list[Row], test: list[Row]) -> tuple[dict[
         check_labels({"data": rows, **({"test": test} if test else {})}, known, recipe.model)
     classes = class_numbers(recipe.classes, rows, known)
     splits = by_classes(rows, test, classes)
+    if recipe.examples:
+        return _inside(recipe, splits)
     notes = [f"{len(classes)} of {len(classes_in(rows))} classes are forgotten as a whole"]
     if not test:
         notes.append(
@@ -111,6 +114,29 @@ def _by_classes(recipe: Recipe, rows: list[Row], test: list[Row]) -> tuple[dict[
         )
     notes += [f"--test has no rows for {name}: its figures are not measured" for name in _lacking(splits, test)]
     return splits, f"forget {len(splits['forget'])} rows, retain {len(splits['retain'])} rows", tuple(notes)
+
+
+def _inside(recipe: Recipe, splits: Mapping[str, list[Row]]) -> tuple[dict[str, list[Row]], str, tuple[str, ...]]:
+    """Return the splits with those rows of the classes to forget that carry what --examples share; the others are kept.
+
+    Unseen rows that carry it are the holdout: what rows about it score that were never trained on.
+    """
+    task, model = load_task(recipe, recipe.model), load_model(recipe, recipe.model)
+    examples, out, why = list(load(recipe.examples or "")), dict(splits), ""
+    for gone, stays in (("forget", "retain"), ("forget_heldout", "retain_heldout")):
+        if not (asked := out.pop(gone, [])):
+            continue
+        told = carriers(model, task, asked, examples, splits.get(stays, []))
+        mine = [row for row, there in zip(asked, told.found, strict=True) if there]
+        rest = [row for row, there in zip(asked, told.found, strict=True) if not there]
+        out |= {("forget" if gone == "forget" else "holdout"): mine, stays: [*splits.get(stays, []), *rest]}
+        if gone == "forget":
+            by = f"the words {', '.join(told.words[:10])}" if told.words else "their hidden states"
+            why = f"forget {len(mine)} of {len(asked)} rows of the classes, told by {by}"
+    if not out["forget"]:
+        raise DataError("no row of --classes carries what --examples share: give examples out of these classes' rows.")
+    note = f"{len(out['forget'])} of {len(splits['forget'])} rows of the classes are forgotten: those like the {len(examples)} examples"
+    return {name: part for name, part in out.items() if part}, why, (note,)
 
 
 def _drawn_classes(recipe: Recipe) -> Classes | None:

@@ -30,6 +30,7 @@ PATHS = (
     "data",
     "test",
     "ids",
+    "examples",
     *SPLITS,
     "output",
     "config",
@@ -87,6 +88,7 @@ class Recipe:
     classes: tuple[
         str, ...
     ] = ()  # of a classifier: forget the rows of --data in these classes (numbers, or the model's names)
+    examples: str | None = None  # rows that carry a concept: of --classes forget only the rows like these
     ids: str | None = (
         None  # a deletion request: forget these rows of --data (.txt with an id a line, or a table's column `id`)
     )

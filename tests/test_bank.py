@@ -55,7 +55,12 @@ def test_a_bank_of_each_kind_of_model(kind: str, bench: Callable[[str], Bench], 
     said = (tmp_path / "bank" / bank.RECORD).read_text()
     assert not any(str(row.get("response", row.get("text"))) in said for row in rows)
     with pytest.raises(TaskError, match=r"made from another model \(.{12}; this one is .{12}\).*Build the bank again"):
-        made.projections(here.wrapped(), here.task, rows)
+        made.projections(here.origin, here.task, rows)
+    fresh = here.wrapped()  # an adapter that does nothing yet: the same model
+    torch.testing.assert_close(made.projections(fresh.eval(), here.task, rows), found)
+    next(weight for name, weight in fresh.named_parameters() if ".lora_B." in name).data += 1.0
+    with pytest.raises(TaskError, match="made from another model"):
+        made.check(fresh)
 
 
 def test_what_is_refused(language: Bench, tmp_path: Path) -> None:

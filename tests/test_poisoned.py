@@ -9,6 +9,8 @@ import torch
 from conftest import Bench, shortened
 
 from llm_unlearn.concepts import maps
+from llm_unlearn.concepts.bank import Bank, Concept, fingerprint
+from llm_unlearn.concepts.bottleneck import donor_of, fit_bottleneck
 from llm_unlearn.concepts.states import blocks
 from llm_unlearn.data import redact
 from llm_unlearn.data.poison import words_of
@@ -161,3 +163,26 @@ def test_a_layer_and_a_class_that_are_not_there(images: Bench, tmp_path: Path) -
             ConceptPoison(patch=patch, training=shortened(ConceptPoison).training).unlearn(  # type: ignore[arg-type,attr-defined]
                 images.run(tmp_path / patch, splits=one)
             )
+
+
+def test_with_a_bank_the_donor_is_the_class_that_shares_most(images: Bench, tmp_path: Path) -> None:
+    """Hand-made vectors: whatever they are, the donor is what the paper's rule says of the bottleneck's weights."""
+    layer, draw = blocks(images.target)[0], torch.Generator().manual_seed(0)
+    vectors = [torch.nn.functional.normalize(torch.randn(32, generator=draw), dim=0) for _ in range(3)]
+    concepts = tuple(Concept(f"c{i}", vector, 0.0, layer, 0.9, 10) for i, vector in enumerate(vectors))
+    bank = Bank(concepts, fingerprint(images.target))
+    place = str(bank.save(tmp_path / "bank"))
+    splits = by_class(images)
+    run = images.run(tmp_path / "run", splits=splits)
+    rows = [*splits["forget"], *splits["retain"]]
+    weight = fit_bottleneck(images.target, images.task, bank, rows, classes=["0", "1", "2"]).weight
+    donors, chosen = Poison(bank=place).donors(run, torch.tensor([True, False, True]))
+    assert int(donors[1]) == donor_of(weight, 1)[0] and chosen == {1: donor_of(weight, 1)[1]}
+    rows, mix = Poison(bank=place, patch="localized", patch_side=0.5).poisoned(run)
+    assert isinstance(mix, Patches) and mix(0, 0, images.task.encode(rows[:1])[0])["labels"] == 1
+    assert fingerprint(images.wrapped()) == fingerprint(images.target) != fingerprint(images.origin)
+    shortened_run = images.run(tmp_path / "fit", splits=splits)
+    ConceptPoison(bank=place, training=shortened(ConceptPoison).training).unlearn(shortened_run)  # type: ignore[attr-defined]
+    other = images.run(tmp_path / "other", splits=splits, model=images.wrapped(start="origin"))
+    with pytest.raises(TaskError, match="made from another model"):
+        Poison(bank=place).donors(other, torch.tensor([True, False, True]))

@@ -149,13 +149,27 @@ def of_classes(rows: Sequence[Row], names: Mapping[int, str]) -> dict[str, list[
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Return a digest of the model's weights, adapters included, from a sample of each: enough to tell models apart."""
+    """Return a digest of the model's weights, adapters included, from a sample of each: enough to tell models apart.
+
+    An adapter that does nothing yet (B = 0) leaves the model what it was, and its digest too.
+    """
     digest = hashlib.sha256()
-    for name, weight in sorted(bare(model).named_parameters()):
+    for name, weight in sorted(_told(bare(model)).items()):
         flat = weight.detach().flatten()
         some = flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED].float().cpu()
         digest.update(f"{name} {tuple(weight.shape)} ".encode() + some.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _told(net: nn.Module) -> dict[str, Tensor]:
+    """Return the weights by their names without adapters, those of adapters that do something beside them."""
+    named = dict(net.named_parameters())
+    silent = {name.partition(".lora_")[0] for name, weight in named.items() if ".lora_B." in name and not weight.any()}
+    return {
+        name.replace(".base_layer.", ".").replace(".modules_to_save.default.", "."): weight
+        for name, weight in named.items()
+        if ".original_module." not in name and not (".lora_" in name and name.partition(".lora_")[0] in silent)
+    }
 
 
 def by_chance(right: Tensor, labels: Tensor) -> float:

@@ -30,14 +30,20 @@ def blocks(model: nn.Module) -> tuple[str, ...]:
     net = bare(model)
     if isinstance(net, VisionBridge):
         return tuple(f"net.{name}" for name in net.stages)
-    found: list[str] = []
-    for name, module in net.named_modules():
-        inside = any(name.startswith(f"{other}.") for other in found)
-        if isinstance(module, nn.ModuleList) and len(module) > 1 and not inside:
-            found.append(name)
+    found = _lists(net, 2) or _lists(net, 1)  # an encoder of one layer has a list of one
     if not found:
         raise TaskError(f"{type(net).__name__} has no list of blocks to take hidden states from: name a layer.")
     return tuple(f"{name}.{i}" for name in found for i in range(len(net.get_submodule(name))))  # type: ignore[arg-type]
+
+
+def _lists(net: nn.Module, least: int) -> list[str]:
+    """Return the names of the outermost lists of at least so many modules."""
+    found: list[str] = []
+    for name, module in net.named_modules():
+        inside = any(name.startswith(f"{other}.") for other in found)
+        if isinstance(module, nn.ModuleList) and len(module) >= least and not inside:
+            found.append(name)
+    return found
 
 
 def checked(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:

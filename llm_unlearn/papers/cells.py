@@ -15,6 +15,7 @@ from torch import nn
 from transformers.trainer_utils import set_seed
 
 from llm_unlearn import metrics
+from llm_unlearn.concepts.bank import saying
 from llm_unlearn.data.mnemonic import Mnemonic
 from llm_unlearn.data.requests import classes_of, removed_classes, strangers_to
 from llm_unlearn.evaluation import measure
@@ -25,7 +26,7 @@ from llm_unlearn.metrics._classes import classes_in
 from llm_unlearn.papers import corpora
 from llm_unlearn.papers.corpora import Corpus
 from llm_unlearn.papers.models import Trained, hit_rate, retraining_seconds, trained
-from llm_unlearn.papers.plan import FORGOTTEN_CLASS, INSTANCES, Entry, Group, Scenario
+from llm_unlearn.papers.plan import CONCEPTS, FORGOTTEN_CLASS, INSTANCES, Entry, Group, Scenario
 from llm_unlearn.run import Run
 from llm_unlearn.scores import ModelScores
 from llm_unlearn.tasks import Row
@@ -60,9 +61,9 @@ class Cut:
 def cut(corpus: Corpus, scenario: Scenario) -> Cut:
     """Return what the scenario forgets: a class, or the first rows of the training rows, which are in random order."""
     rows, test = list(corpus.train), list(corpus.test)
-    if scenario.kind == "class":
-        forget, retain = _apart(rows)
-        return Cut([forget], retain, _apart(test)[1])
+    if scenario.kind in ("class", "concept"):
+        forget, retain = apart(rows, scenario)
+        return Cut([forget], retain, apart(test, scenario)[1])
     if scenario.kind == "share":
         count = round(scenario.size * len(rows))
         return Cut([rows[:count]], rows[count:], test)
@@ -72,10 +73,12 @@ def cut(corpus: Corpus, scenario: Scenario) -> Cut:
     return Cut([rows[start : start + REQUEST] for start in starts], rows[INSTANCES:], test)
 
 
-def _apart(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Return the rows of the class to forget, and the others."""
-    mine = [row for row in rows if row["label"] == FORGOTTEN_CLASS]
-    return mine, [row for row in rows if row["label"] != FORGOTTEN_CLASS]
+def apart(rows: Sequence[Row], scenario: Scenario) -> tuple[list[Row], list[Row]]:
+    """Return the rows to forget, of the class or of the class and about the concept, and the others."""
+    label, words = CONCEPTS.get(scenario.name, (FORGOTTEN_CLASS, ()))
+    mine = [row for row in rows if row["label"] == label]
+    asked = {row["id"] for row in (saying(mine, words) if words else mine)}
+    return [row for row in rows if row["id"] in asked], [row for row in rows if row["id"] not in asked]
 
 
 def cells_of(group: Group) -> dict[str, Cell]:
@@ -105,12 +108,12 @@ def missing(folder: Path, group: Group) -> list[str]:
     return [name for name, asked in cells_of(group).items() if kept(folder, group, name, asked) is None]
 
 
-def run_group(group: Group, data: Path, folder: Path) -> None:
+def run_group(group: Group, data: Path, folder: Path, kind: "type[Bench] | None" = None) -> None:
     """Make the group's missing cells; a group that is finished costs nothing."""
     wanted = missing(folder, group)
     if not wanted:
         return
-    bench = Bench(group, data, folder)
+    bench = (kind or Bench)(group, data, folder)
     for name in wanted:
         if name in STANDARDS:
             bench.write(name, bench.standard(name))
@@ -162,6 +165,9 @@ class Bench:
         found = measure(model, self.task, self.rows, batch_size=256, progress=False)
         test = found.pop("test")
         keep = np.ones(len(test), dtype=bool)
+        if self.group.scenario.kind == "concept":
+            gone_ids = {row["id"] for row in apart(self.rows["test"], self.group.scenario)[0]}
+            keep = np.array([row["id"] not in gone_ids for row in self.rows["test"]])
         if self.group.scenario.kind == "class":
             gone = classes_in(found["forget"])
             keep = np.array([gone.isdisjoint(row) for row in test.classes or ()])
@@ -222,11 +228,15 @@ class Bench:
         full = entry.weights == "full"
         frozen = copy.deepcopy(model) if full else None
         model = model if full else adapted(model)
-        splits = {"forget": rows, "retain": self.cut.retain, "holdout": self._unseen(rows)}
+        splits = self.splits(entry, rows)
         seed, codes = self.group.seed, self.target.codes
         run = Run(model=model, task=self.task, splits=splits, folder=work, seed=seed, frozen_copy=frozen, codes=codes)
         entry.build().unlearn(run)
         return model.eval()
+
+    def splits(self, entry: Entry, rows: Sequence[Row]) -> dict[str, Sequence[Row]]:
+        """Return what the method is given to forget the rows."""
+        return {"forget": rows, "retain": self.cut.retain, "holdout": self._unseen(rows)}
 
     def _unseen(self, forget: Sequence[Row]) -> Sequence[Row]:
         """Return what methods may take for rows never seen: of a whole class those that claim to be of it, as a job does."""

@@ -10,10 +10,19 @@ from typing import Any, Literal
 from llm_unlearn.method import Method, available, find
 from llm_unlearn.settings import build
 
-Kind = Literal["class", "share", "rows", "requests"]
+Kind = Literal["class", "concept", "share", "rows", "requests"]
 Weights = Literal["lora", "full"]
 WEIGHTS: tuple[Weights, ...] = ("lora", "full")
 FORGOTTEN_CLASS = 0  # the one-shot paper's
+CONCEPTS: Mapping[
+    str, tuple[int, tuple[str, ...]]
+] = {  # scenarios within a class: its number, and words that say the truth
+    "olympics": (
+        1,
+        ("olympic", "olympics", "athens", "medal", "medals", "medalist", "medallist", "olympian", "olympians"),
+    ),
+    "oil": (2, ("oil", "crude", "opec", "petroleum", "gasoline", "barrel", "barrels", "brent", "refinery", "fuel")),
+}
 INSTANCES = 256  # the largest set of single rows: the smaller ones are parts of it, and one gold has seen none of them
 
 
@@ -43,7 +52,7 @@ class Scenario:
     @property
     def gold(self) -> str:
         """Return the name of the gold: scenarios that share one have the same."""
-        return {"class": "class", "share": self.name}.get(self.kind, "rows")
+        return {"class": "class", "share": self.name, "concept": self.name}.get(self.kind, "rows")
 
 
 @dataclass(frozen=True, kw_only=True)
