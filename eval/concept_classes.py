@@ -23,7 +23,7 @@ from torch import nn
 
 from llm_unlearn import cli, metrics, options
 from llm_unlearn.concepts.bank import saying
-from llm_unlearn.concepts.carriers import carriers
+from llm_unlearn.concepts.like_examples import like_examples
 from llm_unlearn.data.requests import strangers_to
 from llm_unlearn.errors import RecipeError, nearest
 from llm_unlearn.evaluation import measure
@@ -100,7 +100,7 @@ class Inside(cells.Bench):
         """Return the rows of the class that carry what the examples share."""
         given = np.random.default_rng(self.group.seed).permutation(len(self.cut.forget))[:EXAMPLES]
         examples = [self.cut.forget[int(i)] for i in given]
-        told = carriers(self.target.model, self.task, rows, examples, self.corpus.train)
+        told = like_examples(self.target.model, self.task, rows, examples, self.corpus.train)
         return [row for row, mine in zip(rows, told.found, strict=True) if mine]
 
     def unlearned(self, entry: plan.Entry) -> cells.Cell:

@@ -30,6 +30,7 @@ class Method(ABC):
     whole_units: ClassVar[bool] = (
         False  # forgets classes, authors, ... as a whole, and no single rows among others alike
     )
+    infers: ClassVar[bool] = False  # asks what carries a prediction: the report shows it before and after
     paper: ClassVar[str] = ""
 
     @abstractmethod

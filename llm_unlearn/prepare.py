@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from llm_unlearn.concepts.carriers import carriers
+from llm_unlearn.concepts.like_examples import like_examples
 from llm_unlearn.data.counterfactual import synthetic_holdout
 from llm_unlearn.data.requests import (
     Classes,
@@ -126,7 +126,7 @@ def _inside(recipe: Recipe, splits: Mapping[str, list[Row]]) -> tuple[dict[str, 
     for gone, stays in (("forget", "retain"), ("forget_heldout", "retain_heldout")):
         if not (asked := out.pop(gone, [])):
             continue
-        told = carriers(model, task, asked, examples, splits.get(stays, []))
+        told = like_examples(model, task, asked, examples, splits.get(stays, []))
         mine = [row for row, there in zip(asked, told.found, strict=True) if there]
         rest = [row for row, there in zip(asked, told.found, strict=True) if not there]
         out |= {("forget" if gone == "forget" else "holdout"): mine, stays: [*splits.get(stays, []), *rest]}

@@ -27,6 +27,7 @@ from llm_unlearn.tasks import Row
 class ConceptPoison(LossMethod):
     """L = w loss(poison) + loss(retain)."""
 
+    infers: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv:2405.15662"
     # None: the paper's, "mask" for texts (random donors leave the truth the likeliest answer: sandbox, EM 0.76), and for
     # classifiers "targeted", the class the target takes the rows for next; "random": any other class that is kept

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from llm_unlearn.files import write_text
-from llm_unlearn.reporting import charts, sections
+from llm_unlearn.reporting import attributions, charts, sections
 from llm_unlearn.reporting.report import COLUMNS, UNKNOWN, WORDS, cells, has, headline, not_measured, number, ordered
 from llm_unlearn.reporting.sections import legend, pairs, section
 from llm_unlearn.scores import CLASSIFIERS, Floats, ModelScores
@@ -77,7 +77,7 @@ def page(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]], models
         _histograms(models, report),
         _table(report),
         sections.attacks(None),
-        sections.worst(report),
+        sections.worst(report) + attributions.shown(report),
         _settings(report),
         sections.again(report),
         "</main></body></html>\n",

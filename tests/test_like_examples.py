@@ -8,7 +8,7 @@ import pytest
 from classifier_runs import text_setting
 from conftest import Bench
 
-from llm_unlearn.concepts.carriers import carriers
+from llm_unlearn.concepts.like_examples import like_examples
 from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.options import parse
 from llm_unlearn.prepare import prepare
@@ -29,7 +29,7 @@ def rows_of(texts: list[str], start: int = 0) -> list[dict[str, Any]]:
 
 def test_words_that_examples_share_tell_the_other_rows(sentences: Bench) -> None:
     rows = rows_of([*OIL, *OTHER, "Z: the price of crude oil, again", "Y: prices"])
-    found = carriers(sentences.target, sentences.task, rows, rows[:6])
+    found = like_examples(sentences.target, sentences.task, rows, rows[:6])
     assert set(found.words) >= {"crude", "oil", "prices"} and "says" not in found.words[:3]
     assert found.found[:8] == (True,) * 8 and not any(found.found[8:16]) and found.count == sum(found.found)
     assert found.scores[16] > found.scores[17] > found.scores[8]
@@ -38,16 +38,16 @@ def test_words_that_examples_share_tell_the_other_rows(sentences: Bench) -> None
 def test_examples_are_carriers_and_few_are_refused(sentences: Bench) -> None:
     rows = rows_of([*OIL, *OTHER])
     odd = [*rows[:6], rows[8]]
-    assert carriers(sentences.target, sentences.task, rows, odd).found[8]
+    assert like_examples(sentences.target, sentences.task, rows, odd).found[8]
     with pytest.raises(DataError, match="4 different example rows are too few .*at least 5"):
-        carriers(sentences.target, sentences.task, rows, [*rows[:4], rows[0]])
+        like_examples(sentences.target, sentences.task, rows, [*rows[:4], rows[0]])
 
 
 def test_states_tell_pictures(images: Bench) -> None:
     """The toy's pictures are noise, so no direction holds on unseen ones: refused, and not guessed."""
     rows = images.splits["forget"]
     with pytest.raises(DataError, match="no direction for the concept 'examples'"):
-        carriers(images.target, images.task, rows, rows[:6], images.splits["retain"])
+        like_examples(images.target, images.task, rows, rows[:6], images.splits["retain"])
 
 
 def test_a_concept_inside_a_class(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ NEGATIVES = 512
 
 
 @dataclass(frozen=True, eq=False)
-class Carriers:
+class Found:
     """Each row's score and the line above which it carries the concept."""
 
     scores: tuple[float, ...]
@@ -40,9 +40,9 @@ class Carriers:
         return sum(self.found)
 
 
-def carriers(
+def like_examples(
     model: nn.Module, task: Task, rows: Sequence[Row], examples: Sequence[Row], others: Sequence[Row] = ()
-) -> Carriers:
+) -> Found:
     """Return which of the rows carry what the examples share; `others` are rows to tell it from beside them.
 
     Raises DataError for too few examples, and where neither words nor states tell them apart.
@@ -58,10 +58,10 @@ def carriers(
     (concept,) = build_bank(model, task, {"examples": examples}, against).concepts
     states = pooled_states(model, task, rows, [concept.layer])[concept.layer]
     scores = concept.scores(states).tolist()
-    return Carriers(tuple(scores), 0.0, _marked(rows, scores, 0.0, own), ())
+    return Found(tuple(scores), 0.0, _marked(rows, scores, 0.0, own), ())
 
 
-def _by_words(rows: Sequence[Row], examples: Sequence[Row], others: Sequence[Row]) -> Carriers | None:
+def _by_words(rows: Sequence[Row], examples: Sequence[Row], others: Sequence[Row]) -> Found | None:
     """Return the carriers by the words that examples share, None where these share too few."""
     said = [_words(row) for row in rows]
     every = Counter(word for words in (*said, *map(_words, others)) for word in words)
@@ -74,7 +74,7 @@ def _by_words(rows: Sequence[Row], examples: Sequence[Row], others: Sequence[Row
         return None
     scores = [_score(words, weights) for words in said]
     told = tuple(sorted(weights, key=lambda word: (-weights[word], word)))
-    return Carriers(tuple(scores), line, _marked(rows, scores, line, {content(row) for row in examples}), told)
+    return Found(tuple(scores), line, _marked(rows, scores, line, {content(row) for row in examples}), told)
 
 
 def _marked(rows: Sequence[Row], scores: Sequence[float], line: float, own: set[str]) -> tuple[bool, ...]:

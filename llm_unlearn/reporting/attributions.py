@@ -1,0 +1,50 @@
+"""The report's section on attribution: how much of it lies on what carried the class before, and with records the rows."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from llm_unlearn.reporting.report import number
+from llm_unlearn.reporting.sections import section
+
+WHAT = {"words": "the five words of each row", "pixels": "the hottest tenth of each picture's pixels"}
+
+
+def shown(report: Mapping[str, Any]) -> str:
+    """Return the section; "" where nothing was attributed."""
+    found = report.get("attribution")
+    if not found:
+        return ""
+    caption = (
+        f"Integrated Gradients of the forgotten rows' own class: the share of positive attribution on {WHAT[found['on']]} that "
+        "carried the class most before. difference: how much likelier the class is for the row than for the baseline, nats."
+    )
+    head = "".join(f"<th>{name}</th>" for name in ("model", "share on them", "n", "difference"))
+    lines = "".join(
+        f"<tr><td>{escape(name)}</td><td>{number(found['mass'].get(name))}</td><td>{found['n'].get(name, 0)}</td>"
+        f"<td>{number(value)}</td></tr>"
+        for name, value in found["difference"].items()
+    )
+    return section("What the class rests on", caption, f"<table><tr>{head}</tr>{lines}</table>{_rows(found)}")
+
+
+def _rows(found: Mapping[str, Any]) -> str:
+    """Return the shown rows, one under the other, by model; "" without records."""
+    out = ""
+    for row in found.get("rows", ()):
+        cells = "".join(f"<div><p>{escape(name)}</p>{_row(each)}</div>" for name, each in row.items())
+        out += f"<div class='three'>{cells}</div>"
+    return out
+
+
+def _row(each: str | Sequence[Any]) -> str:
+    """Return a picture, or a text with each piece coloured by its share of the row's strongest."""
+    if isinstance(each, str):
+        return f"<img alt='attribution map' src='{escape(each)}'>"
+    most = max((abs(value) for _, value in each), default=0.0) or 1.0
+    return "".join(_piece(text, value / most) for text, value in each)
+
+
+def _piece(text: str, strength: float) -> str:
+    colour = "200,67,43" if strength > 0 else "47,111,222"
+    return f"<span style='background:rgba({colour},{abs(strength):.2f})'>{escape(text)}</span>"
