@@ -19,6 +19,8 @@ FIRST = (
     "data",
     "concept",
     "terms",
+    "examples",
+    "explain",
     "classes",
     "ids",
     "test",
