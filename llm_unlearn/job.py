@@ -14,10 +14,10 @@ from transformers.trainer_utils import set_seed
 
 from llm_unlearn import guard, hub
 from llm_unlearn.alike import check_alike
+from llm_unlearn.class_attributions import with_attribution
 from llm_unlearn.data.mnemonic import FILE, Codes
 from llm_unlearn.errors import NothingChanged
 from llm_unlearn.evaluation import assess
-from llm_unlearn.explaining import Explainer
 from llm_unlearn.figures import unknown_to
 from llm_unlearn.files import read_json, write_json
 from llm_unlearn.loading import (
@@ -96,7 +96,7 @@ class Job:
             check_alike(recipe, gold, "gold", self.task)
         self.prepared = with_holdout(prepared, recipe, token_count(self.task))
         self.evaluation = evaluation_of(self.task, self.prepared, recipe)
-        self.explainer = Explainer(recipe, self.task, self.evaluation.splits, self.prepared.splits["retain"])
+        self.prepared = with_attribution(self.prepared, recipe, self.evaluation.splits["forget"])
         for name, scores in known.items():
             self.evaluation.put(name, scores)
 
@@ -104,8 +104,8 @@ class Job:
         """Do what is not done yet and return the report."""
         model = load_model(self.recipe, self.recipe.model)
         before = self._scores("before", model)
+        self.prepared.look("before", model, self.task)
         logits = guard.probe_logits(model, self.task, self._probe())
-        self.explainer.note("before", model)
         place, model = self._unlearned(model)
         change = guard.output_change(logits, guard.probe_logits(model, self.task, self._probe()))
         try:
@@ -114,7 +114,7 @@ class Job:
             on_main(lambda: shutil.rmtree(place, ignore_errors=True))
             raise
         after = self._scores("after", model)
-        self.explainer.note("after", model)
+        self.prepared.look("after", model, self.task)
         gold = self._gold()
         before, after, gold = read_before(self.recipe, self.evaluation, self.recipe.model, before, after, gold)
         return self._write(place, before, after, gold, changed, change)
@@ -178,7 +178,7 @@ class Job:
         if self.recipe.gold is None:
             return None
         model = load_model(self.recipe, self.recipe.gold, role="gold")
-        self.explainer.note("gold", model)
+        self.prepared.look("gold", model, self.task)
         return self._scores("gold", model)
 
     def _golds(self) -> list[ModelScores]:
@@ -250,8 +250,8 @@ class Job:
         content["whole_classes"] = bool(self.prepared.strangers)
         content["rows"] = {name: len(rows) for name, rows in self.prepared.splits.items() if rows}
         content["command"] = redacted_command(self.command, self.folder.key)
-        content |= self.explainer.report()
         content["worst"] = worst_rows(before, after, gold, self.folder.key)
+        content |= self.prepared.explained(self.folder.key, show=recipe.show_records)
         return content | ({"records": self._records(before, after)} if recipe.show_records else {})
 
     def _records(self, before: ModelScores, after: ModelScores) -> list[dict[str, Any]]:

@@ -30,11 +30,11 @@ PATHS = (
     "data",
     "test",
     "ids",
-    "examples",
     *SPLITS,
     "output",
     "config",
     "golds",
+    "examples",
 )  # redacted to their base names
 
 
@@ -85,10 +85,13 @@ class Recipe:
     data: str | None = None  # one corpus that --concept splits: JSONL, CSV, Parquet or a Hub data set
     concept: str | None = None  # what is to be forgotten, as it is named in the data
     terms: tuple[str, ...] = ()  # other names for the concept
+    examples: str | None = (
+        None  # about ten rows that carry the concept: which others do (of --classes, where given) is then inferred
+    )
+    explain: bool = False  # say what carries the concept, in OUTPUT.explanation, and change nothing
     classes: tuple[
         str, ...
     ] = ()  # of a classifier: forget the rows of --data in these classes (numbers, or the model's names)
-    examples: str | None = None  # rows that carry a concept: of --classes forget only the rows like these
     ids: str | None = (
         None  # a deletion request: forget these rows of --data (.txt with an id a line, or a table's column `id`)
     )

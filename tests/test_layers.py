@@ -59,6 +59,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "builds",
         "cache",
         "checks",
+        "class_attributions",
         "continual",
         "continuing",
         "cuts",

@@ -77,7 +77,10 @@ def test_a_concept_inside_a_class(tmp_path: Path) -> None:
     assert len(found.splits["retain"]) == len(every) - len(wanted)
     assert {row["label"] for row in found.splits["holdout"]} == {0} and "forget_heldout" not in found.splits
     assert "those like the 8 examples" in found.notes[0] and "baker" not in found.notes[0]
-    with pytest.raises(RecipeError, match="--examples goes with --classes"):
+    with pytest.raises(
+        RecipeError,
+        match="infers carriers for causal language models; for task sequence_classifier give --classes with --examples",
+    ):
         parse([*given, "--ids", str(tmp_path / "ids.txt"), "--examples", str(tmp_path / "like.jsonl")])
     with pytest.raises(DataError, match="too few to tell a concept"):
         prepare(parse([*given, "--classes", "0", "--examples", str(tmp_path / "few.jsonl")]))

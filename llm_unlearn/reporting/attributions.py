@@ -1,6 +1,6 @@
 """The report's section on attribution: how much of it lies on what carried the class before, and with records the rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -37,7 +37,7 @@ def _rows(found: Mapping[str, Any]) -> str:
     return out
 
 
-def _row(each: str | Sequence[Any]) -> str:
+def _row(each: Any) -> str:
     """Return a picture, or a text with each piece coloured by its share of the row's strongest."""
     if isinstance(each, str):
         return f"<img alt='attribution map' src='{escape(each)}'>"
