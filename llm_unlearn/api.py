@@ -13,6 +13,7 @@ from peft import PeftModel
 
 from llm_unlearn.alike import check_alike
 from llm_unlearn.data.sources import fingerprint
+from llm_unlearn.errors import RecipeError
 from llm_unlearn.evaluation import Evaluation, assess
 from llm_unlearn.hub import ADAPTER
 from llm_unlearn.job import Job
@@ -46,6 +47,10 @@ def unlearn(
     ("before", "gold") whose scores on the same rows are at hand; `rows` by split are taken in place of the recipe's files; `say` is told how the rows were split.  Raises UnlearnError for what the user can put right.
     """
     recipe = from_values(settings) if recipe is None else recipe
+    if recipe.explain:
+        raise RecipeError(
+            "explain=True changes nothing: call llm_unlearn.explaining.explain(recipe), or leave it out."
+        )
     prepared = prepare(recipe) if rows is None else in_memory(rows)
     if say is not None and prepared.why and is_main():
         say(prepared.why)

@@ -64,6 +64,17 @@ def _check_concept(recipe: Recipe) -> None:
     """Raise RecipeError for a concept that is empty, or has no rows to be looked for in."""
     if recipe.forget and (recipe.concept or recipe.terms):
         raise RecipeError("--concept and --terms split --data; with --forget and --retain the rows are split already.")
+    inferring = [name for name in ("examples", "explain") if getattr(recipe, name)]
+    if inferring and recipe.task != "causal_lm":
+        raise RecipeError(
+            f"--{inferring[0]} infers carriers for causal language models; for task {recipe.task} give --classes."
+        )
+    if inferring and (recipe.forget or recipe.ids):
+        raise RecipeError(
+            f"--{inferring[0]} looks for rows in --data; --forget and --ids say them already: leave one out."
+        )
+    if recipe.explain and not (recipe.examples or recipe.concept or recipe.data == SANDBOX):
+        raise RecipeError("--explain needs a concept to look for: give --concept, --examples or both.")
     if recipe.concept is not None and not recipe.concept.strip():
         raise RecipeError("--concept is empty: name what is to be forgotten.")
     if any(not term.strip() for term in recipe.terms):

@@ -88,6 +88,13 @@ def unlearned(
     from llm_unlearn import api
     from llm_unlearn.reporting import report
 
+    if recipe.explain:
+        from llm_unlearn.explaining import explain
+
+        found = explain(recipe)
+        return Result(
+            content=found["concept"], text=f"{found['why']}\n{found['folder']}/explanation.html (nothing was changed)"
+        )
     result = api.unlearn(recipe, say=say, command=list(command))
     lines = [report.table(result)]
     for path in sorted(Path(recipe.output).iterdir()):

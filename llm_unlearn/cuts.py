@@ -14,6 +14,10 @@ CUTS = ("concept", "classes", "ids")  # what a corpus can be cut by
 def check(recipe: Recipe) -> None:
     """Raise RecipeError unless a corpus is cut in exactly one way, and for classes of a model that has none."""
     given = [name for name in CUTS if getattr(recipe, name)]
+    if recipe.examples and not recipe.data:
+        raise RecipeError(
+            "--examples without --data: say in which rows others that carry the concept are to be found."
+        )
     if not recipe.data and not recipe.forget:
         raise RecipeError(
             "nothing to forget: give --data with --concept, --classes or --ids, or --forget with --retain."
@@ -24,7 +28,12 @@ def check(recipe: Recipe) -> None:
         )
     if given and not recipe.data:
         raise RecipeError(f"--{given[0]} without --data: say which rows it is to be looked for in.")
-    if recipe.data and not given and not (recipe.data == SANDBOX and recipe.task == "causal_lm"):
+    if (
+        recipe.data
+        and not given
+        and not recipe.examples
+        and not (recipe.data == SANDBOX and recipe.task == "causal_lm")
+    ):
         raise RecipeError(
             "--data without --concept: name what is to be forgotten (--classes or --ids do it too), or give --forget and --retain."
         )

@@ -102,6 +102,7 @@ class Job:
         """Do what is not done yet and return the report."""
         model = load_model(self.recipe, self.recipe.model)
         before = self._scores("before", model)
+        self.prepared.look("before", model, self.task)
         logits = guard.probe_logits(model, self.task, self._probe())
         place, model = self._unlearned(model)
         change = guard.output_change(logits, guard.probe_logits(model, self.task, self._probe()))
@@ -111,6 +112,7 @@ class Job:
             on_main(lambda: shutil.rmtree(place, ignore_errors=True))
             raise
         after = self._scores("after", model)
+        self.prepared.look("after", model, self.task)
         gold = self._gold()
         before, after, gold = read_before(self.recipe, self.evaluation, self.recipe.model, before, after, gold)
         return self._write(place, before, after, gold, changed, change)
@@ -245,6 +247,7 @@ class Job:
         content["rows"] = {name: len(rows) for name, rows in self.prepared.splits.items() if rows}
         content["command"] = redacted_command(self.command, self.folder.key)
         content["worst"] = worst_rows(before, after, gold, self.folder.key)
+        content |= self.prepared.explained(self.folder.key, show=recipe.show_records)
         return content | ({"records": self._records(before, after)} if recipe.show_records else {})
 
     def _records(self, before: ModelScores, after: ModelScores) -> list[dict[str, Any]]:

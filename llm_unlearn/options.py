@@ -20,6 +20,8 @@ FIRST = (
     "data",
     "concept",
     "terms",
+    "examples",
+    "explain",
     "classes",
     "ids",
     "test",

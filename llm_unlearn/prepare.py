@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from torch import nn
 
 from llm_unlearn.data.counterfactual import synthetic_holdout
 from llm_unlearn.data.requests import (
@@ -27,7 +28,7 @@ from llm_unlearn.loading import classes_of_model
 from llm_unlearn.recipe import SANDBOX, SPLITS, Recipe
 from llm_unlearn.run import Splits
 from llm_unlearn.scores import CLASSIFIERS
-from llm_unlearn.tasks import Row
+from llm_unlearn.tasks import Row, Task
 
 UNSEEN_FORGET = ("holdout", "forget_heldout")
 RATIOS = 64  # facts of a kept split whose wrong answers are measured
@@ -41,7 +42,17 @@ class Prepared:
     holdout: Literal["given", "synthetic", "none"]
     why: str = ""  # how the rows were split; it names the concept, so it is for the terminal only
     notes: tuple[str, ...] = ()  # for the report: counts only
+    explanation: Any = None  # of carriers that were inferred: an explaining.Explanation
     strangers: list[Row] = field(default_factory=list)  # where whole classes go: what a method takes for its holdout
+
+    def look(self, name: str, model: nn.Module, task: Task) -> None:
+        """Attribute a model's answers for the report, where the carriers were inferred."""
+        if self.explanation is not None:
+            self.explanation.look(name, model, task)
+
+    def explained(self, key: bytes, *, show: bool) -> dict[str, Any]:
+        """Return the report's entry `concept`; {} where nothing was inferred."""
+        return {} if self.explanation is None else {"concept": self.explanation.content(key, show=show)}
 
     def for_method(self) -> dict[str, list[Row]]:
         """Return the splits that a method works with; `splits` are those that are measured."""
@@ -51,14 +62,24 @@ class Prepared:
 def prepare(recipe: Recipe) -> Prepared:
     """Return the request's rows by split; raise DataError for what cannot be used.  No weights are loaded for this."""
     known = classes_of_model(recipe)
-    splits, why, notes = _cut(recipe)
+    explanation = None
+    if recipe.examples or recipe.explain:
+        splits, why, notes, explanation = _inferred(recipe)
+    else:
+        splits, why, notes = _cut(recipe)
     for name in SPLITS:
         if getattr(recipe, name):
             splits[name] = list(load(getattr(recipe, name)))
     splits = check(splits)
     if recipe.task in CLASSIFIERS:
         check_labels(splits, known, recipe.model)
-    return Prepared(splits=splits, holdout="given" if "holdout" in splits else "none", why=why, notes=notes)
+    return Prepared(
+        splits=splits,
+        holdout="given" if "holdout" in splits else "none",
+        why=why,
+        notes=notes,
+        explanation=explanation,
+    )
 
 
 def _cut(recipe: Recipe) -> tuple[dict[str, list[Row]], str, tuple[str, ...]]:
@@ -80,6 +101,27 @@ def _cut(recipe: Recipe) -> tuple[dict[str, list[Row]], str, tuple[str, ...]]:
         found = by_concept(load(recipe.data), recipe.concept or "", recipe.terms)
         return found.splits(), found.why, ()
     return {}, "", ()
+
+
+def _inferred(recipe: Recipe) -> tuple[dict[str, list[Row]], str, tuple[str, ...], Any]:
+    """Return the rows of --data by what carries the concept, how they were cut, notes, and the explanation."""
+    from llm_unlearn.explaining import carried
+
+    rest: dict[str, list[Row]] = {}
+    if recipe.data == SANDBOX:
+        from llm_unlearn.sandbox import world
+
+        named = replace(recipe, concept=recipe.concept or world.CONCEPT)
+        splits, _, _ = _cut(replace(named, examples=None, explain=False))  # refuses a town that there is not
+        rest = {name: splits[name] for name in ("forget_heldout", "retain_heldout", "holdout")}
+        cut, explanation = carried(named if recipe.concept or not recipe.examples else recipe, world.corpus())
+    else:
+        cut, explanation = carried(recipe, load(recipe.data or ""))
+    by = explanation.carriers.counts()
+    note = (
+        f"the rows to forget were inferred: {sum(by.values())} carry the concept, {by.get('name', 0)} of them by name"
+    )
+    return {**cut.splits(), **rest}, cut.why, (note,), explanation
 
 
 def _corpus(recipe: Recipe) -> tuple[list[Row], list[Row]]:

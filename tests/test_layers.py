@@ -65,6 +65,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "earlier",
         "evaluating",
         "evaluation",
+        "explaining",
         "figures",
         "goldcache",
         "gradients",

@@ -91,3 +91,24 @@ def held_out(states: Tensor, labels: Tensor, *, folds: int = FOLDS, seed: int = 
 def balanced_accuracy(right: Tensor, labels: Tensor) -> float:
     """Return the mean over classes of the share of rows told right: 1 / K by chance, whatever the classes' sizes."""
     return float(torch.stack([right[labels == label].double().mean() for label in labels.unique()]).mean())
+
+
+class LeaveOneOut:
+    """Ridge regression of 0/1 labels on states [N, D], each row scored by the fit to all others: exact, and one solve for any labels.
+
+    With H the hat matrix, the score of row i without row i is (H y - h_ii y_i) / (1 - h_ii).  The direction is Fisher's discriminant's.
+    """
+
+    def __init__(self, states: Tensor, *, penalty: float = 1e-3) -> None:
+        """Solve once; the states are standardised inside."""
+        spread = states.std(0, unbiased=False)
+        x = torch.cat([(states - states.mean(0)) / spread.clamp(min=1e-6), torch.ones(len(states), 1)], dim=1)
+        gram = x.T @ x + penalty * len(x) * torch.eye(x.shape[1])
+        self._x, self._solved = x, torch.linalg.solve(gram, x.T)  # [N, D + 1], [D + 1, N]
+        self._own = (x * self._solved.T).sum(1)  # [N], the diagonal of H
+
+    def scores(self, labels: Tensor) -> Tensor:
+        """Return each row's score [N] by the others' labels [N]: near 1 for rows like those labelled 1."""
+        labels = labels.to(self._x)
+        fitted = self._x @ (self._solved @ labels)
+        return (fitted - self._own * labels) / (1 - self._own).clamp(min=1e-6)

@@ -126,7 +126,25 @@ def by_concept(rows: Sequence[Row], concept: str, terms: Sequence[str] = ()) -> 
         raise DataError(
             f"{', '.join(map(repr, asked))} occurs in all {len(rows)} rows: nothing is left to keep; add rows without it."
         )
-    subjects = _subjects(rows, patterns)
+    cut, near = cut_by(rows, hit, patterns)
+    found = [
+        f"{counts[term, side]} by {term!r} in the {side}"
+        for term in asked
+        for side in ("response", "prompt")
+        if counts[term, side]
+    ]
+    found += [f"0 by {term!r}" for term in asked if not counts[term, "response"] + counts[term, "prompt"]]
+    why = f"forget {len(cut['forget'])} rows: {', '.join(found)}; "
+    why += f"neighbour {len(cut['neighbour'])} rows share {near} names with them; retain {len(cut['retain'])} rows"
+    return ConceptSplit(**cut, why=why)
+
+
+def cut_by(rows: Sequence[Row], hit: Sequence[bool], patterns: Mapping[str, Any]) -> tuple[dict[str, list[Row]], int]:
+    """Return forget (the rows hit), neighbour (those that share a subject with one) and retain, and how many subjects are shared.
+
+    `patterns`: whole-word patterns of what the concept is called, which is no subject.
+    """
+    subjects = subjects_of(rows, patterns)
     about = {
         subject for row_subjects, forgotten in zip(subjects, hit, strict=True) if forgotten for subject in row_subjects
     }
@@ -136,17 +154,8 @@ def by_concept(rows: Sequence[Row], concept: str, terms: Sequence[str] = ()) -> 
     retain = [row for row, forgotten, common in zip(rows, hit, shared, strict=True) if not forgotten and not common]
     if not retain:  # everything near is everything there is
         retain, neighbour, shared = neighbour, [], []
-    found = [
-        f"{counts[term, side]} by {term!r} in the {side}"
-        for term in asked
-        for side in ("response", "prompt")
-        if counts[term, side]
-    ]
-    found += [f"0 by {term!r}" for term in asked if not counts[term, "response"] + counts[term, "prompt"]]
     near = len(set().union(*shared)) if shared else 0
-    why = f"forget {len(forget)} rows: {', '.join(found)}; "
-    why += f"neighbour {len(neighbour)} rows share {near} names with them; retain {len(retain)} rows"
-    return ConceptSplit(forget=forget, neighbour=neighbour, retain=retain, why=why)
+    return {"forget": forget, "neighbour": neighbour, "retain": retain}, near
 
 
 def _match(text: tuple[str, ...], patterns: Mapping[str, Any], counts: Counter[tuple[str, str]]) -> bool:
@@ -159,7 +168,7 @@ def _match(text: tuple[str, ...], patterns: Mapping[str, Any], counts: Counter[t
     return False
 
 
-def _subjects(rows: Sequence[Row], patterns: Mapping[str, Any]) -> list[set[str]]:
+def subjects_of(rows: Sequence[Row], patterns: Mapping[str, Any]) -> list[set[str]]:
     """Return for each row what it is about, the concept left out.
 
     That is its `subject`; without one the names in both prompt and response, else in either.  A single word is a name only in plain

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from llm_unlearn.files import write_text
-from llm_unlearn.reporting import charts, sections
+from llm_unlearn.reporting import charts, concepts, sections
 from llm_unlearn.reporting.report import COLUMNS, UNKNOWN, WORDS, cells, has, headline, not_measured, number, ordered
 from llm_unlearn.reporting.sections import legend, pairs, section
 from llm_unlearn.scores import CLASSIFIERS, Floats, ModelScores
@@ -71,7 +71,7 @@ def page(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]], models
         f"<h1>Unlearning report</h1><p class='sub'>Method {escape(method)}, seed {escape(str(report['seed']))}</p>",
         sections.asked(report),
         _banner(report),
-        _tiles(report),
+        _tiles(report) + concepts.concept(report),
         _steps(report, history, models),
         _bars(report),
         _histograms(models, report),
