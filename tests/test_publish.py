@@ -166,8 +166,9 @@ def test_push_and_pull(run: Path, made: Path, hub: Hub, tmp_path: Path, language
     assert (
         read.data.license == "mit" and read.data.eval_results and yaml_faults(there.files["README.md"].decode()) == []
     )
-    checks = verify(Options(where=NAME, base=str(made.parent / "base")))
-    assert [check.ok for check in checks] == [True] * len(checks)
+    told = {check.name: check.ok for check in verify(Options(where=NAME, base=str(made.parent / "base")))}
+    assert told.pop("figures") is None, "whoever pulls it has no rows to measure on"
+    assert len(told) > 5 and set(told.values()) == {True}
 
     import torch
 
@@ -409,6 +410,8 @@ def test_the_figures_are_measured_again(run: Path, made: Path) -> None:
 
     found = figures()
     assert found["exact_memorisation on forget"] is True and len(found) > 5 and set(found.values()) == {True}
+    assert {check.name for check in verify(Options(where=str(run)))} >= set(found), "without being asked for, too"
+    assert not {check.name for check in verify(Options(where=str(run), measure=False))} & set(found)
     rows = {"forget": str(made.parent / "forget.jsonl"), "retain": str(made.parent / "retain.jsonl")}
     alone = run.parent / "alone"
     shutil.copytree(run / "adapter", alone)
