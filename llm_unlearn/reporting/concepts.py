@@ -77,10 +77,10 @@ def _terms(terms: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _sharing(found: Mapping[str, Any]) -> str:
-    """Return the concept-by-class chart: the bottleneck's weights, a class a row, a concept a column."""
+    """Return the concept-by-class chart: each class's mean score on each concept, a class a row."""
     if "entities" not in found:
         return f"<h3>Who shares it</h3><p>Not measured: {escape(found.get('reason', 'no bottleneck'))}.</p>"
-    names, weights = found["entities"], found["weights"]
+    names, weights = found["entities"], found["scores"]
     top = max(abs(value) for row in weights for value in row) or 1.0
     cell, left, width = 50, 112, 112 + 50 * len(names)
     parts = []
@@ -96,10 +96,11 @@ def _sharing(found: Mapping[str, Any]) -> str:
                 dark = abs(value) / top > 0.55
                 parts.append(text(x + cell / 2, y + 17, f"{value:.1f}", size=10, colour="#ffffff" if dark else INK))
     words = (
-        f"Weights of a sparse bottleneck (row: class, column: concept; right on {100 * found['accuracy']:.0f} % of {found['n']} "
-        f"held-out rows). The first is the concept; nearest to it, so its donor: {found['donor']} ({found['rule']})."
+        f"How far each class's rows (a line each) lie on each concept's side, in standard deviations; the bottleneck on these scores is "
+        f"right on {100 * found['accuracy']:.0f} % of {found['n']} held-out rows. The first is the concept; its donor would be "
+        f"{found['donor']} (rule: {found['rule']})."
     )
-    drawing = picture(width, 36 + 26 * len(names), parts, "concept by class: weights of the bottleneck")
+    drawing = picture(width, 36 + 26 * len(names), parts, "concept by class: mean scores")
     return f"<h3>Who shares it</h3><p>{escape(words)}</p>{drawing}"
 
 
