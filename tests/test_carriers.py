@@ -131,6 +131,14 @@ def test_what_is_refused(language: Bench, sentences: Bench) -> None:
         carriers.infer(sentences.target, sentences.task, sentences.splits["retain"], sentences.splits["retain"])
 
 
+def test_scores_that_tell_nothing_are_refused() -> None:
+    """Ten found rows, every second on the found side; so are half of the others: chance does as well."""
+    scores = torch.tensor([0.0, 1.0] * 20)
+    with pytest.raises(DataError, match=r"tell the 10 rows found from the others no better than chance \(50%\)"):
+        carriers._accuracy(scores, {i: "name" for i in range(10)})
+    assert carriers._accuracy((torch.arange(40) < 10).float(), {i: "name" for i in range(10)}) == 1.0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
