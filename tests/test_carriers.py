@@ -135,8 +135,8 @@ def test_scores_that_tell_nothing_are_refused() -> None:
     """Ten found rows, every second on the found side; so are half of the others: chance does as well."""
     scores = torch.tensor([0.0, 1.0] * 20)
     with pytest.raises(DataError, match=r"tell the 10 rows found from the others no better than chance \(50%\)"):
-        carriers._accuracy(scores, {i: "name" for i in range(10)})
-    assert carriers._accuracy((torch.arange(40) < 10).float(), {i: "name" for i in range(10)}) == 1.0
+        carriers._accuracy(scores, dict.fromkeys(range(10), "name"))
+    assert carriers._accuracy((torch.arange(40) < 10).float(), dict.fromkeys(range(10), "name")) == 1.0
 
 
 @pytest.mark.parametrize(
