@@ -45,7 +45,7 @@ class Explanation:
     entry: ClassVar[str] = "concept"  # of the report
     carriers: Carriers
     forget: Sequence[Row]
-    sharing: dict[str, Any]  # entities, weights [C][K], donor, rule, accuracy, n; or `reason`
+    sharing: dict[str, Any]  # entities, weights and scores [C][K], donor, rule, accuracy, n; or `reason`
     seed: int = 0
     looks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by model, a row each
 
@@ -139,11 +139,13 @@ def shared(model: nn.Module, task: Task, rows: Sequence[Row], found: Carriers, s
         return {"reason": "the last block has no direction for one of the entities"}
     every = [row for rows in groups.values() for row in rows]
     labels = [number for number, rows in enumerate(groups.values()) for _ in rows]
-    made = fit_bottleneck(model, task, bank, every, labels, list(groups), strength=1e-3, seed=seed)
+    made = fit_bottleneck(model, task, bank, every, labels, list(groups), seed=seed)
     donor = made.donor(concept)
-    weights = [[round(float(value), 3) for value in line] for line in made.weight]
+    weights, scores = (
+        [[round(float(value), 3) for value in line] for line in each] for each in (made.weight, made.means)
+    )
     told = {"donor": donor.name, "rule": donor.rule, "accuracy": round(made.accuracy, 4), "n": made.n}
-    return {"entities": list(groups), "weights": weights, **told}
+    return {"entities": list(groups), "weights": weights, "scores": scores, **told}
 
 
 def looked_at(model: nn.Module, task: Task, rows: Sequence[Row], words: set[str]) -> list[dict[str, Any]]:

@@ -85,9 +85,7 @@ class Recipe:
     data: str | None = None  # one corpus that --concept splits: JSONL, CSV, Parquet or a Hub data set
     concept: str | None = None  # what is to be forgotten, as it is named in the data
     terms: tuple[str, ...] = ()  # other names for the concept
-    examples: str | None = (
-        None  # about ten rows that carry the concept: which others do (of --classes, where given) is then inferred
-    )
+    examples: str | None = None  # rows that carry the concept; the others (of --classes, if given) are inferred
     explain: bool = False  # say what carries the concept, in OUTPUT.explanation, and change nothing
     classes: tuple[
         str, ...

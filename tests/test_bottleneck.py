@@ -42,6 +42,10 @@ def test_the_donor_rule() -> None:
     assert bottleneck.donor_of(weight, 0) == (2, 2, "confusion")
     assert bottleneck.donor_of(weight, 1) == (0, 1, "shared")
     assert bottleneck.donor_of(weight, 0, top=1) == (2, 0, "shared")
+    alone = torch.tensor([[3.0, 0.0, 0.0], [0.0, 5.0, 0.0], [0.0, 0.0, 4.0]])
+    assert bottleneck.donor_of(
+        alone, 0, means=torch.tensor([[2.0, 0.0, 0.0], [-0.9, 0.0, 0.0], [-0.4, 0.0, 0.0]])
+    ) == (2, 0, "nearest")
     with pytest.raises(DataError, match="one class only"):
         bottleneck.donor_of(weight[:1], 0)
 

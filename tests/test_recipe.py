@@ -32,6 +32,8 @@ origin: some/origin
 data: null
 concept: null
 terms: []
+examples: null
+explain: false
 classes: []
 ids: null
 test: null

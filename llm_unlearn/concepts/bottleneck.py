@@ -32,7 +32,7 @@ class Donor(NamedTuple):
 
     name: str  # the class that gives labels and words
     concept: str  # what the two share
-    rule: Literal["confusion", "shared"]
+    rule: Literal["confusion", "shared", "nearest"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,7 @@ class Bottleneck:
     with_residual: float | None  # of PCBM-h on the same rows; None: no residual was asked for
     model_accuracy: float | None  # the model's own on the same rows; None: a causal LM has no classes
     n: int  # held-out rows
+    means: Tensor  # [C, K] mean projection of each class's rows, in units of the projections' spread
 
     def scores(self, projections: Tensor) -> Tensor:
         """Return the class scores [N, C] of projections [N, K]."""
@@ -60,15 +61,19 @@ class Bottleneck:
             raise DataError(
                 f"the bottleneck has no class {name!r}{nearest(name, self.classes)}. Classes: {', '.join(self.classes)}."
             )
-        giver, concept, rule = donor_of(self.weight, self.classes.index(name))
+        giver, concept, rule = donor_of(self.weight, self.classes.index(name), means=self.means)
         return Donor(self.classes[giver], self.concepts[concept], rule)
 
 
-def donor_of(weight: Tensor, target: int, top: int = TOP) -> tuple[int, int, Literal["confusion", "shared"]]:
+def donor_of(
+    weight: Tensor, target: int, top: int = TOP, means: Tensor | None = None
+) -> tuple[int, int, Literal["confusion", "shared", "nearest"]]:
     """Return the donor class of `target`, the concept it is chosen by, and the rule, from weights [C, K].
 
     confusion: one of the target's `top` concepts is another class's first one.  shared: else the class with the largest weight on
     the target's first concept.  Concepts that do not speak for the target (weight at most 0) are none of its concepts.
+    Differs from the paper: where the penalty leaves no other class a positive weight there, the one whose rows' mean projection
+    (`means` [C, K]) is the largest (nearest); a tie of zeros would choose by the classes' order.
     """
     first = weight.argmax(1)
     others = [number for number in range(len(weight)) if number != target]
@@ -80,6 +85,12 @@ def donor_of(weight: Tensor, target: int, top: int = TOP) -> tuple[int, int, Lit
         if same:
             return max(same, key=lambda number: float(weight[number, concept])), concept, "confusion"
     concept = int(first[target])
+    if means is not None and all(weight[number, concept] <= 0 for number in others):
+        return (
+            max(others, key=lambda number: float(torch.nan_to_num(means[number, concept], -torch.inf))),
+            concept,
+            "nearest",
+        )
     return max(others, key=lambda number: float(weight[number, concept])), concept, "shared"
 
 
@@ -117,14 +128,19 @@ def fit_bottleneck(
         layer = bank.concepts[-1].layer
         states = pooled_states(model, task, rows, [layer], pool=bank.pool, batch_size=batch_size)[layer]
         hybrid = _share(scores + _residual(states, scores, truth, ~test), truth, test)
-    own = (
-        None
-        if isinstance(task, CausalLM)
-        else _own(model, task, [row for row, held in zip(rows, test, strict=True) if held], batch_size)
-    )
-    names = tuple(classes) if classes is not None else tuple(map(str, range(count)))
+    held = [row for row, out in zip(rows, test, strict=True) if out]
     return Bottleneck(
-        bank.names, names, weight, bias, centre, spread, _share(scores, truth, test), hybrid, own, int(test.sum())
+        concepts=bank.names,
+        classes=tuple(classes) if classes is not None else tuple(map(str, range(count))),
+        weight=weight,
+        bias=bias,
+        centre=centre,
+        spread=spread,
+        accuracy=_share(scores, truth, test),
+        with_residual=hybrid,
+        model_accuracy=None if isinstance(task, CausalLM) else _own(model, task, held, batch_size),
+        n=int(test.sum()),
+        means=torch.stack([x[truth == number].mean(0) for number in range(count)]),  # NaN for a class without rows
     )
 
 

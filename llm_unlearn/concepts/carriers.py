@@ -82,16 +82,8 @@ def infer(
 
     Raises DataError for too few examples, and where the model's states tell found rows from others no better than chance.
     """
-    if not isinstance(task, CausalLM):
-        raise TaskError(
-            f"carriers are inferred for causal language models; this model is a {task.name}: give --classes."
-        )
-    own = {content(row) for row in examples}
-    if len(own) < LEAST:
-        raise DataError(
-            f"there are {len(own)} different example rows; a concept needs at least {LEAST} (ten serve better)."
-        )
-    corpus = {content(row): i for i, row in enumerate(rows)}
+    own = _checked(task, examples)
+    corpus = {content(row) for row in rows}
     every = [*rows, *(row for row in examples if content(row) not in corpus)]
     why: dict[int, Why] = {i: "example" for i, row in enumerate(every) if content(row) in own}
     names = [term for term in (name, *terms) if term] or marking(examples, rows)
@@ -101,26 +93,46 @@ def infer(
         )
     found: dict[str, tuple[Why, float]] = dict.fromkeys(names, ("name", 0.0))
     _say(why, every, names, "name")
-    kinds = swapping.same_kind(every, names[0])
-    kinds = [word for word in kinds if word.lower() not in {term.lower() for term in names}]
-    swapped = swapping.odds(model, task, every, names[0], kinds, seed=seed)
-    for word in [word for word, odds in swapped.items() if odds < -MARGIN]:
-        found[word] = ("alias", swapped[word])
-        _say(why, every, [word], "alias")
+    called = {term.lower() for term in names}
+    kinds = [word for word in swapping.same_kind(every, names[0]) if word.lower() not in called]
+    for word, odds in swapping.odds(model, task, every, names[0], kinds, seed=seed).items():
+        if odds < -MARGIN:
+            found[word] = ("alias", odds)
+            _say(why, every, [word], "alias")
     if states is None or len(states) != len(every):
         states = read_states(model, task, every, layers=layers, seed=seed, batch_size=batch_size)
-    scores = _grow(states, every, why, found, [*names])
-    told = scores > 0.5
-    truth = torch.tensor([i in why for i in range(len(every))])
-    accuracy = linear.balanced_accuracy(told == truth, truth.long())
-    if by_chance(told == truth, truth.long()) > CHANCE or accuracy <= 0.5:
+    scores = _grow(states, every, why, found, names)
+    accuracy = _accuracy(scores, why)
+    places = {i: how for i, how in why.items() if i < len(rows)}
+    rivals = tuple(word for word in kinds if word not in found)
+    return Carriers(places, scores[: len(rows)], found, rivals, accuracy, len(every))
+
+
+def _checked(task: Task, examples: Sequence[Row]) -> set[str]:
+    """Return what tells the examples apart; raise for too few of them and for a model without words."""
+    if not isinstance(task, CausalLM):
+        raise TaskError(
+            f"carriers are inferred for causal language models; this model is a {task.name}: give --classes."
+        )
+    own = {content(row) for row in examples}
+    if len(own) < LEAST:
+        raise DataError(
+            f"there are {len(own)} different example rows; a concept needs at least {LEAST} (ten serve better)."
+        )
+    return own
+
+
+def _accuracy(scores: Tensor, why: Mapping[int, Why]) -> float:
+    """Return how well the scores tell found rows from the rest (balanced); raise DataError where chance does as well."""
+    truth = torch.tensor([i in why for i in range(len(scores))])
+    right = (scores > 0.5) == truth
+    accuracy = linear.balanced_accuracy(right, truth.long())
+    if by_chance(right, truth.long()) > CHANCE or accuracy <= 0.5:
         raise DataError(
             f"the model's hidden states tell the {int(truth.sum())} rows found from the others no better than chance "
             f"({accuracy:.0%}): it has no such concept. Give other examples, or match words with --terms alone."
         )
-    places = {i: how for i, how in why.items() if i < len(rows)}
-    rivals = tuple(word for word in kinds if word not in found)
-    return Carriers(places, scores[: len(rows)], found, rivals, accuracy, len(every))
+    return accuracy
 
 
 def marking(examples: Sequence[Row], rows: Sequence[Row]) -> list[str]:

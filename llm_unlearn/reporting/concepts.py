@@ -37,7 +37,7 @@ def concept(report: Mapping[str, Any]) -> str:
         f"them from the rest is right on {100 * found['accuracy']:.1f} % of rows it was not fitted on (balanced, n = {found['n']:,})."
     )
     body = legend({WHY[how][0]: WHY[how][1] for how in by}) + _stack(by)
-    body += f"<div class='two'><div>{_terms(found['terms'])}</div><div>{_sharing(found['sharing'])}</div></div>"
+    body += f"<div class='two' style='margin-top:16px'><div>{_terms(found['terms'])}</div><div>{_sharing(found['sharing'])}</div></div>"
     return section("What carries the concept", caption, body + _attribution(found["attribution"]))
 
 
@@ -77,10 +77,10 @@ def _terms(terms: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _sharing(found: Mapping[str, Any]) -> str:
-    """Return the concept-by-class chart: the bottleneck's weights, a class a row, a concept a column."""
+    """Return the concept-by-class chart: each class's mean score on each concept, a class a row."""
     if "entities" not in found:
         return f"<h3>Who shares it</h3><p>Not measured: {escape(found.get('reason', 'no bottleneck'))}.</p>"
-    names, weights = found["entities"], found["weights"]
+    names, weights = found["entities"], found["scores"]
     top = max(abs(value) for row in weights for value in row) or 1.0
     cell, left, width = 50, 112, 112 + 50 * len(names)
     parts = []
@@ -94,12 +94,21 @@ def _sharing(found: Mapping[str, Any]) -> str:
             parts.append(box(x + 1, y + 1, cell - 2, 24, colour, title, f'rx="3" opacity="{abs(value) / top:.2f}"'))
             if abs(value) >= 0.005:
                 dark = abs(value) / top > 0.55
-                parts.append(text(x + cell / 2, y + 17, f"{value:.1f}", size=10, colour="#ffffff" if dark else INK))
+                parts.append(
+                    text(
+                        x + cell / 2,
+                        y + 17,
+                        f"{round(value, 1) + 0.0:.1f}",
+                        size=10,
+                        colour="#ffffff" if dark else INK,
+                    )
+                )
     words = (
-        f"Weights of a sparse bottleneck (row: class, column: concept; right on {100 * found['accuracy']:.0f} % of {found['n']} "
-        f"held-out rows). The first is the concept; nearest to it, so its donor: {found['donor']} ({found['rule']})."
+        f"How far each class's rows (a line each) lie on each concept's side, in standard deviations; the bottleneck on these scores is "
+        f"right on {100 * found['accuracy']:.0f} % of {found['n']} held-out rows. The first is the concept; its donor would be "
+        f"{found['donor']} (rule: {found['rule']})."
     )
-    drawing = picture(width, 36 + 26 * len(names), parts, "concept by class: weights of the bottleneck")
+    drawing = picture(width, 36 + 26 * len(names), parts, "concept by class: mean scores")
     return f"<h3>Who shares it</h3><p>{escape(words)}</p>{drawing}"
 
 
@@ -140,7 +149,9 @@ def _attribution(looks: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         parts.append(line(left, 28 + 22 * len(rows), left + half - 60, 28 + 22 * len(rows), FAINT))
         parts.append(text(left + half - 8, 42 + 22 * len(rows), "on its words", anchor="end", size=10))
     drawing = picture(width, 50 + 22 * len(rows), parts, "attribution by place in the row, before and after")
-    return f"<h3>What the answers rest on</h3><p>{escape(caption)}</p>{drawing}{_tokens(looks)}"
+    return (
+        f"<h3 style='margin-top:18px'>What the answers rest on</h3><p>{escape(caption)}</p>{drawing}{_tokens(looks)}"
+    )
 
 
 def _tokens(looks: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
