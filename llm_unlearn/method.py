@@ -30,6 +30,7 @@ class Method(ABC):
     whole_units: ClassVar[bool] = (
         False  # forgets classes, authors, ... as a whole, and no single rows among others alike
     )
+    removes: ClassVar[str] = "rows"  # or "feature": what rows of all kinds show, which only some tasks have a use for
     paper: ClassVar[str] = ""
 
     @abstractmethod
