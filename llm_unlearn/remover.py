@@ -5,6 +5,9 @@ predicts the annotation; its gradient comes back to the gate reversed, and only 
 guessing: pushed further, it would be told the wrong value, which is a feature too.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,10 +44,9 @@ class PixelGate(nn.Module):
     def __init__(self, channels: int, hidden: int = 16) -> None:
         """Make the convolutions."""
         super().__init__()
-        sides = {"kernel_size": 3, "padding": 1}
         self.net = nn.Sequential(
-            nn.Conv2d(channels, hidden, **sides), nn.GELU(), nn.Conv2d(hidden, hidden, **sides), nn.GELU(),
-            nn.Conv2d(hidden, 1, **sides),
+            nn.Conv2d(channels, hidden, 3, padding=1), nn.GELU(), nn.Conv2d(hidden, hidden, 3, padding=1), nn.GELU(),
+            nn.Conv2d(hidden, 1, 3, padding=1),
         )  # fmt: skip
         _nearly_open(self.net[-1])
 
@@ -141,3 +143,14 @@ def mask_of(batch: Batch, values: Tensor) -> Tensor:
     """Return where there are words [B, T]; of pictures ones [B, 1]."""
     found = batch.get("attention_mask")
     return values.new_ones(len(values), 1) if found is None else found
+
+
+def raw_and_gated(remover: Remover, model: nn.Module, task: Task, batch: Mapping[str, Batch]) -> dict[str, Any]:
+    """Return each stream with its continuous input, and behind it the same with the input gated; the gate gets no gradient."""
+    joint: dict[str, Any] = {}
+    for name, part in batch.items():
+        kind, values = task.continuous(model, part)
+        with torch.no_grad():
+            gated, _ = remover.gate(values)
+        joint |= {name: {**part, kind: values}, f"gated {name}": {**part, kind: gated}}
+    return joint

@@ -276,7 +276,7 @@ def test_a_request_that_contradicts_itself_is_refused(values: dict[str, Any], sa
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded default at toy size."""
-    monkeypatch.setattr(embedded, "COUNTS", {"train": 120, "test": 60})
+    monkeypatch.setattr(embedded, "COUNTS", {"train": 120, "test": 100})
     short = {task: replace(each, steps=4) for task, each in embedded.SCHEDULES.items()}
     monkeypatch.setattr(embedded, "SCHEDULES", short)
 
@@ -297,7 +297,7 @@ def test_the_recipe_leaves_adapter_report_and_certificate(task: str, tmp_path: P
     report = json.loads((folder / "report.json").read_text())
     names = {figure["name"] for figure in report["figures"]}
     assert {"feature_probe penultimate", "counterfactual_gap", "equal_opportunity", "task_accuracy"} <= names
-    assert all(figure["gold"] is not None and figure["n"] == 60 for figure in report["figures"])
+    assert all(figure["gold"] is not None and figure["n"] == 100 for figure in report["figures"])
     assert (folder / "report.html").exists() and (folder / "adapter" / "unlearning.json").exists()
     assert not (folder / "work").exists()
     assert cli.forget_feature(words) in (0, 1)  # a finished run shows its report again

@@ -5,7 +5,7 @@ which joins every unit with every other, so that the largest gap is always the f
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ from llm_unlearn.tasks import Batch, Example, Row, Task
 MOST = 20  # groups
 POSITIONS = 20000  # words or places in pictures that the correlation is taken over
 FEWEST = 3  # examples that a choice is made by
+WORDS = 12  # positions up to which an example is taken word by word
+RIDGE = 1e-2  # added to correlations
 HIGH = 0.995  # quantile of a group's activation over all positions that counts as 1
 
 
@@ -219,40 +221,69 @@ def chosen_by(
     return tuple(number for number, share in enumerate(votes) if share >= 0.25), votes
 
 
+@dataclass(frozen=True, eq=False)
+class Likeness:
+    """How like an example's positions a position is, in the units of some groups: the largest whitened cosine, -1 to 1."""
+
+    groups: Groups
+    units: Tensor  # [U] numbers
+    whiten: Tensor  # [U, U]
+    examples: Tensor  # [E, U] of length 1
+
+    def activation(self, states: Tensor) -> Tensor:
+        """Return the likeness [..., 1] of states [..., D]."""
+        return (self._turned(states) @ self.examples.to(states.device).T).amax(-1, keepdim=True)
+
+    def _turned(self, states: Tensor) -> Tensor:
+        z = (states.float() - self.groups.centre.to(states.device)) / self.groups.width.to(states.device)
+        return F.normalize(z[..., self.units.to(z.device)] @ self.whiten.to(z.device), dim=-1)
+
+
+def like_examples(
+    groups: Groups, chosen: Sequence[int], model: nn.Module, task: Task, examples: Sequence[Row]
+) -> Likeness:
+    """Return what is like the examples in the chosen groups' units; of a picture all positions count as one, their mean."""
+    units = torch.isin(groups.member, torch.tensor(list(chosen))).nonzero()[:, 0]
+    inside = groups.correlation[units][:, units].double()
+    values, vectors = torch.linalg.eigh(inside + RIDGE * torch.eye(len(units)).double())
+    blank = Likeness(groups, units, (vectors * values.rsqrt()).float(), torch.empty(0))
+    found = [states if len(states) <= WORDS else states.mean(0, keepdim=True)
+             for states in positions(model, task, examples, groups.layer)]  # fmt: skip
+    return Likeness(groups, units, blank.whiten, blank._turned(torch.cat(found)))
+
+
 @torch.no_grad()
 def marks(
-    model: nn.Module, task: Task, examples: Sequence[Example], groups: Groups, chosen: Sequence[int], threshold: float,
+    model: nn.Module,
+    task: Task,
+    examples: Sequence[Example],
+    layer: str,
+    activation: Callable[[Tensor], Tensor],
+    threshold: float,
     batch_size: int = 64,
-) -> Tensor:  # fmt: skip
-    """Return 1 where any chosen group's activation is above the threshold: [N, T] words, or [N, height, width] pixels."""
+) -> Tensor:
+    """Return 1 where any of the activations [..., K] is above the threshold: [N, T] words, or [N, height, width] pixels."""
     device, out = next(model.parameters()).device, list[Tensor]()
-    with in_eval(model), listening(model, (groups.layer,)) as seen:
+    with in_eval(model), listening(model, (layer,)) as seen:
         for first in range(0, len(examples), batch_size):
             batch = {
                 name: part.to(device) for name, part in task.collate(examples[first : first + batch_size]).items()
             }
             bare(model)(**task.inputs(batch))
-            out += list(_lit(seen[groups.layer], task, batch, groups, chosen, threshold).float().cpu())
+            out += list(_lit(seen[layer], task, batch, activation, threshold).float().cpu())
     most = max(each.shape[-1] for each in out)
     return torch.stack([F.pad(each, (0, most - each.shape[-1])) for each in out])
 
 
-def _lit(
-    states: Tensor,
-    task: Task,
-    batch: Batch,
-    groups: Groups,
-    chosen: Sequence[int],
-    threshold: float,
-) -> Tensor:
+def _lit(states: Tensor, task: Task, batch: Batch, activation: Callable[[Tensor], Tensor], threshold: float) -> Tensor:
     """Return [B, T] or [B, height, width] bool; of a transformer's patches without their class token."""
     allowed = free(task, batch)
     if allowed is not None:
-        return (groups.activation(states)[..., list(chosen)].amax(-1) > threshold) & allowed
+        return (activation(states).amax(-1) > threshold) & allowed
     if states.dim() == 3:  # patches
         side = int((states.shape[1]) ** 0.5)
         states = states[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
-    maps = groups.activation(states.movedim(1, -1))[..., list(chosen)].amax(-1)  # [B, h, w]
+    maps = activation(states.movedim(1, -1)).amax(-1)  # [B, h, w]
     size = next(part.shape[-2:] for part in batch.values() if part.dim() == 4)
     return F.interpolate(maps[:, None], size=size, mode="bilinear")[:, 0] > threshold
 

@@ -59,7 +59,7 @@ COLOURS = ((230, 60, 60), (60, 200, 80), (70, 90, 240), (230, 210, 60), (200, 70
 COLOUR_NAMES = ("red", "green", "blue", "yellow", "purple")
 ASKED = "What is the job?"
 SIZE = Size(words=640, hidden_size=64, intermediate_size=160, layers=2, heads=4, context=64)
-COUNTS = {"train": 1200, "test": 600}
+COUNTS = {"train": 2400, "test": 600}
 
 
 def _sentence(does: str, frame: str, name: int, gender: str) -> str:
@@ -130,17 +130,17 @@ def rows(task: Kind, split: Literal["train", "test", "gold"], seed: int = 0) -> 
     return MADE[task](count, 2 * seed + (split == "test"), tied=tied)
 
 
-def reader(task: Kind, train_rows: Sequence[Row]) -> Task:
+def reader(task: Kind, train_rows: Sequence[Row], size: Size = SIZE) -> Task:
     """Return what reads the rows; its tokenizer knows the training rows' words and their twins'."""
     if task == "image_classifier":
         model, pixels = for_pictures(train_rows)
         return ImageClassifier(processor=pixels, classes=model.config.num_labels, channels=3)
     key = "text" if task == "sequence_classifier" else "prompt"
     texts = [f"{row[name]} {row.get('response', '')}" for row in train_rows for name in (key, TWIN)]
-    tokenizer = new_tokenizer(texts, SIZE)
+    tokenizer = new_tokenizer(texts, size)
     if task == "causal_lm":
-        return CausalLM(tokenizer=tokenizer, max_length=SIZE.context)
-    return SequenceClassifier(tokenizer=tokenizer, max_length=SIZE.context, classes=len(JOBS))
+        return CausalLM(tokenizer=tokenizer, max_length=size.context)
+    return SequenceClassifier(tokenizer=tokenizer, max_length=size.context, classes=len(JOBS))
 
 
 def new_model(task: Kind, train_rows: Sequence[Row], seed: int = 0) -> nn.Module:

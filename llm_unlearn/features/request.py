@@ -116,7 +116,7 @@ def in_sandbox(request: Feature) -> tuple[Feature, dict[str, Rows]]:
     from llm_unlearn.features import embedded
 
     target, gold = embedded.models(request.task, Path(f"{request.output}-models"), request.seed)
-    known, unseen = (embedded.rows(request.task, part, request.seed) for part in ("train", "test"))  # type: ignore[arg-type]
+    known, unseen = (embedded.rows(request.task, part, request.seed) for part in ("train", "test"))
     rows = {"annotated" if request.feature != AUTO else "retain": known, "test": unseen}
     if request.examples:
         rows["examples"] = load(request.examples)
