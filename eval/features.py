@@ -132,22 +132,11 @@ def sentences(place: Path, seed: int, kind: str) -> Setting:
 
     def of_trades(tied: bool) -> list[Row]:
         out: list[Row] = []
-        for occupation, both in found:
-            if occupation in OCCUPATIONS:
-                usual = "female" if occupation in ("nurse", "secretary") else "male"
-                gender = (
-                    usual if draw.random() < (0.9 if tied else 0.5) else {"female": "male", "male": "female"}[usual]
-                )
-                twin = both["male" if gender == "female" else "female"]
-                out.append(
-                    {
-                        "id": f"w{len(out)}",
-                        "text": both[gender],
-                        "label": jobs.index(occupation),
-                        COLUMN: gender,
-                        TWIN: twin,
-                    }
-                )
+        for occupation, both in (each for each in found if each[0] in OCCUPATIONS):
+            usual = ("female", "male") if occupation in ("nurse", "secretary") else ("male", "female")
+            gender, other = usual if draw.random() < (0.9 if tied else 0.5) else usual[::-1]
+            row = {"id": f"w{len(out)}", "text": both[gender], "label": jobs.index(occupation)}
+            out.append({**row, COLUMN: gender, TWIN: both[other]})
         return out
 
     def asked(rows: list[Row]) -> list[Row]:
@@ -168,16 +157,18 @@ def sentences(place: Path, seed: int, kind: str) -> Setting:
     words = asked(known) + asked([{**row, TWIN: row["text"]} for row in texts])
     read = embedded.reader(task_name, words, SIZE)
     pairs = [
-        tuple(asked([{"text": both[gender], "label": 0}])[0] for gender in ("female", "male")) for _, both in found
+        (asked([{"text": both["female"], "label": 0}])[0], asked([{"text": both["male"], "label": 0}])[0])
+        for _, both in found
     ]
     examples = asked([{"text": phrase, "label": 0} for phrase in PHRASES])
-    context = SIZE.context
-    new: Callable[[], Any] = lambda: new_bert(6, SIZE.words, context=context, width=64, layers=2, seed=seed)
-    if kind == "lm":
-        new = lambda: new_llama(SIZE, SIZE.words, seed)
-    return Setting(
-        read, asked(known), asked(shuffled), asked(unseen), examples, pairs, new, embedded.SCHEDULES[task_name]
-    )
+
+    def new() -> Any:
+        if kind == "lm":
+            return new_llama(SIZE, SIZE.words, seed)
+        return new_bert(6, SIZE.words, context=SIZE.context, width=64, layers=2, seed=seed)
+
+    schedule = embedded.SCHEDULES[task_name]
+    return Setting(read, asked(known), asked(shuffled), asked(unseen), examples, pairs, new, schedule)
 
 
 def winogender(place: Path) -> list[tuple[str, dict[str, str]]]:

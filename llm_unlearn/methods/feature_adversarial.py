@@ -39,12 +39,12 @@ class FeatureAdversarial(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"annotated"})
     removes: ClassVar[str] = "feature"
     paper: ClassVar[str] = "arXiv:2406.10951"
-    layers: tuple[
-        str, ...
-    ] = ()  # whose pooled states are cleared; none: the later half of the blocks; what goes into the head always
+    # whose pooled states are cleared; none: the later half of the blocks; what goes into the head always
+    layers: tuple[str, ...] = ()
+    # of both task terms; None: 1, of a causal LM 3: what a short answer says sits in one of its words, and the loss is their mean
+    task_weight: float | None = None
     strength: float = 5.0  # lambda of the gradient reversal; the authors' (one feature)
-    # Differs from the paper: 5.0 times the mean change of a pixel in 0..1; here of max(0, 0.95 - m), whatever the input, so that
-    # nothing drives a gate that is open enough into saturation
+    # Differs from the paper: 5.0, of a pixel's mean change; here of max(0, 0.95 - m), so that no open gate is made to saturate
     beta: float = 0.1
     clear_weight: float = 10.0  # of the annotation's explained share, a layer
     agree_weight: float = 4.0  # of KL(gated || raw)
@@ -67,9 +67,7 @@ class FeatureAdversarial(Method):
         streams = {DRAWN: [examples[i] for i in order], EVERY: examples}
         remover = self._removed(run, streams, found)
         width = getattr(getattr(run.model, "config", None), "hidden_size", 200)
-        rate = self.training.learning_rate or min(
-            3e-3, 0.4 / width
-        )  # at 6e-3 a text encoder of width 64 said one class of all
+        rate = self.training.learning_rate or min(3e-3, 0.4 / width)  # at 6e-3, width 64, one class was said of all
         schedule = replace(self.training, learning_rate=rate)
         fit(run, {}, self.objective(run, remover, layers, found), schedule=schedule, encoded=streams)
         write_json(run.folder / "method.json", {"layers": list(layers), "values": len(found.names)})
@@ -83,16 +81,17 @@ class FeatureAdversarial(Method):
             part = batch[DRAWN]
             kind, values = run.task.continuous(run.model, part)
             gated, gate, known = model(values, mask_of(part, values), part["annotation"].long(), self.strength)
-            with (
-                in_eval(run.model),
-                weights_at_rest(run.model),
-            ):  # constants here: the gradient passes through them to the gate
-                kept = run.task.decisions(run.model, {**part, kind: gated}).mean_nll().mean()
-            return {"task": kept, "adversary": known.mean(), "closed": self.beta * (OPEN - gate).clamp(min=0).mean()}
+            with in_eval(run.model), weights_at_rest(run.model):  # constants: the gradient passes through to the gate
+                kept = self._weight(run) * run.task.decisions(run.model, {**part, kind: gated}).mean_nll().mean()
+            closed = self.beta * (OPEN - gate).clamp(min=0).mean()
+            return {"task": kept, "adversary": known.mean(), "closed": closed}
 
         own = replace(run, model=remover)
         fit(own, {}, terms, schedule=self.gate_training, phase="remover", encoded={DRAWN: streams[DRAWN]})
         return remover.eval().requires_grad_(False)
+
+    def _weight(self, run: Run) -> float:
+        return self.task_weight or (3.0 if run.task.name == "causal_lm" else 1.0)
 
     def objective(self, run: Run, remover: Remover, layers: tuple[str, ...], found: Annotations) -> Objective:
         """Return the terms of the second phase; raw and gated inputs of both streams share one forward pass."""
@@ -111,7 +110,7 @@ class FeatureAdversarial(Method):
             states = {name: pooled(each[: len(told)], first) for name, each in (seen | last).items()}
             shares = [left.share(name, each, told) for name, each in states.items()]
             return {
-                "task": every.mean_nll().mean(),
+                "task": self._weight(run) * every.mean_nll().mean(),
                 "agree": self.agree_weight * torch.stack(agreed).mean(),
                 "clear": self.clear_weight * torch.stack(shares).sum(),
             }
