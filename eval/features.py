@@ -37,6 +37,7 @@ from llm_unlearn.fresh import new_llama
 from llm_unlearn.fresh_classifiers import for_pictures, new_bert
 from llm_unlearn.loading import PEFT_TASKS
 from llm_unlearn.lora import Lora, attach
+from llm_unlearn.method import Method
 from llm_unlearn.methods.feature_activation import FeatureActivation
 from llm_unlearn.methods.feature_adversarial import FeatureAdversarial
 from llm_unlearn.papers import corpora
@@ -57,7 +58,7 @@ SIZE = replace(embedded.SIZE, words=1200)
 LAYERS = {
     "colour": "resnet.encoder.stages.0",
     "text": "bert.encoder.layer.0",
-    "lm": "model.layers.0",
+    "lm": "model.embed_tokens",
 }
 PHRASES = (
     " he",
@@ -69,6 +70,12 @@ PHRASES = (
     " Anna",
     " Peter",
 )  # a blank is part of a word inside a sentence
+COLOUR_SETTINGS: Mapping[str, Any] = {
+    "strength": 3.0,
+    "beta": 3.0,
+    "drawn_weight": 1.0,
+    "clear_weight": 3.0,
+}  # a gate at 0.1 shuts the whole picture
 OCCUPATIONS = ("nurse", "surgeon", "secretary", "manager")  # of Winogender that are among the embedded trades
 TABLE = ("task_accuracy", "counterfactual_gap", "winogender_gap", "equal_opportunity")
 
@@ -220,7 +227,8 @@ def unlearned(
     way: str, kind: str, model: nn.Module, setting: Setting, folder: Path, seed: int
 ) -> tuple[nn.Module, Any]:
     """Return the model after unlearning, and what the method told of itself."""
-    method = FeatureAdversarial() if way == "annotated" else FeatureActivation(layer=LAYERS[kind])
+    settings = COLOUR_SETTINGS if kind == "colour" else {}
+    method: Method = FeatureAdversarial(**settings) if way == "annotated" else FeatureActivation(layer=LAYERS[kind])
     adapted = attach(model, Lora(), PEFT_TASKS.get(setting.task.name))
     splits = {"annotated": setting.train, "retain": setting.train, "examples": setting.examples}
     work = folder / f"{way}.work"

@@ -43,6 +43,7 @@ class FeatureAdversarial(Method):
     layers: tuple[str, ...] = ()
     # of both task terms; None: 1, of a causal LM 3: what a short answer says sits in one of its words, and the loss is their mean
     task_weight: float | None = None
+    drawn_weight: float = 0.0  # of the task's loss on the rows drawn so that target and annotation are independent
     strength: float = 5.0  # lambda of the gradient reversal; the authors' (one feature)
     # Differs from the paper: 5.0, of a pixel's mean change; here of max(0, 0.95 - m), so that no open gate is made to saturate
     beta: float = 0.1
@@ -109,8 +110,9 @@ class FeatureAdversarial(Method):
             first = {name: column[: len(told)] for name, column in batch[DRAWN].items()}
             states = {name: pooled(each[: len(told)], first) for name, each in (seen | last).items()}
             shares = [left.share(name, each, told) for name, each in states.items()]
+            kept = every.mean_nll().mean() + self.drawn_weight * drawn.mean_nll().mean()
             return {
-                "task": self._weight(run) * every.mean_nll().mean(),
+                "task": self._weight(run) * kept,
                 "agree": self.agree_weight * torch.stack(agreed).mean(),
                 "clear": self.clear_weight * torch.stack(shares).sum(),
             }
