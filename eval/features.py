@@ -32,6 +32,7 @@ from llm_unlearn.concepts.groups import discover
 from llm_unlearn.data.annotations import COLUMN, annotations
 from llm_unlearn.features import embedded, picture
 from llm_unlearn.features.measured import TWIN, measure, said
+from llm_unlearn.features.request import PICTURES
 from llm_unlearn.files import read_json, write_json, write_text
 from llm_unlearn.fresh import new_llama
 from llm_unlearn.fresh_classifiers import for_pictures, new_bert
@@ -70,12 +71,6 @@ PHRASES = (
     " Anna",
     " Peter",
 )  # a blank is part of a word inside a sentence
-COLOUR_SETTINGS: Mapping[str, Any] = {
-    "strength": 3.0,
-    "beta": 3.0,
-    "drawn_weight": 1.0,
-    "clear_weight": 3.0,
-}  # a gate at 0.1 shuts the whole picture
 OCCUPATIONS = ("nurse", "surgeon", "secretary", "manager")  # of Winogender that are among the embedded trades
 TABLE = ("task_accuracy", "counterfactual_gap", "winogender_gap", "equal_opportunity")
 
@@ -227,8 +222,11 @@ def unlearned(
     way: str, kind: str, model: nn.Module, setting: Setting, folder: Path, seed: int
 ) -> tuple[nn.Module, Any]:
     """Return the model after unlearning, and what the method told of itself."""
-    settings = COLOUR_SETTINGS if kind == "colour" else {}
-    method: Method = FeatureAdversarial(**settings) if way == "annotated" else FeatureActivation(layer=LAYERS[kind])
+    method: Method = (
+        FeatureAdversarial(**PICTURES if kind == "colour" else {})
+        if way == "annotated"
+        else FeatureActivation(layer=LAYERS[kind])
+    )
     adapted = attach(model, Lora(), PEFT_TASKS.get(setting.task.name))
     splits = {"annotated": setting.train, "retain": setting.train, "examples": setting.examples}
     work = folder / f"{way}.work"

@@ -15,6 +15,8 @@ from llm_unlearn.settings import build
 
 AUTO = "auto"
 MEASURED = 1000  # rows at most
+# of feature_adversarial, on pictures: with a word's weights the gate shuts the whole picture where the model before goes by the feature
+PICTURES = {"strength": 3.0, "beta": 3.0, "drawn_weight": 1.0, "clear_weight": 3.0}
 Rows = list[dict[str, Any]]
 
 
@@ -82,6 +84,8 @@ class Feature:
         """Return the method with its settings."""
         values = {"name": self.method} if isinstance(self.method, str) else dict(self.method or {})
         name = str(values.pop("name", "feature_activation" if self.feature == AUTO else "feature_adversarial"))
+        if name == "feature_adversarial" and self.task == "image_classifier":
+            values = {**PICTURES, **values}
         made: Method = build(find(name), values, "method")
         if name == "feature_activation":
             made = replace(made, layer=self.layer, group=self.group)  # type: ignore[call-arg]
