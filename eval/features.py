@@ -56,11 +56,7 @@ COLOURS = [
 TRAINED, MEASURED = 4000, 1000  # pictures
 TEXTS = 2400
 SIZE = replace(embedded.SIZE, words=1200)
-LAYERS = {
-    "colour": "resnet.encoder.stages.0",
-    "text": "bert.encoder.layer.0",
-    "lm": "model.embed_tokens",
-}
+LAYERS = {"colour": "resnet.encoder.stages.0", "text": "bert.encoder.layer.0", "lm": "model.embed_tokens"}
 PHRASES = (
     " he",
     " she",
@@ -222,11 +218,9 @@ def unlearned(
     way: str, kind: str, model: nn.Module, setting: Setting, folder: Path, seed: int
 ) -> tuple[nn.Module, Any]:
     """Return the model after unlearning, and what the method told of itself."""
-    method: Method = (
-        FeatureAdversarial(**PICTURES if kind == "colour" else {})
-        if way == "annotated"
-        else FeatureActivation(layer=LAYERS[kind])
-    )
+    method: Method = FeatureActivation(layer=LAYERS[kind])
+    if way == "annotated":
+        method = FeatureAdversarial(**(PICTURES if kind == "colour" else {}))
     adapted = attach(model, Lora(), PEFT_TASKS.get(setting.task.name))
     splits = {"annotated": setting.train, "retain": setting.train, "examples": setting.examples}
     work = folder / f"{way}.work"
