@@ -220,7 +220,7 @@ def unlearned(
     """Return the model after unlearning, and what the method told of itself."""
     method: Method = FeatureActivation(layer=LAYERS[kind])
     if way == "annotated":
-        method = FeatureAdversarial(**(PICTURES if kind == "colour" else {}))
+        method = build(FeatureAdversarial, PICTURES if kind == "colour" else {})
     adapted = attach(model, Lora(), PEFT_TASKS.get(setting.task.name))
     splits = {"annotated": setting.train, "retain": setting.train, "examples": setting.examples}
     work = folder / f"{way}.work"

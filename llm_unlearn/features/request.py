@@ -16,7 +16,13 @@ from llm_unlearn.settings import build
 AUTO = "auto"
 MEASURED = 1000  # rows at most
 # of feature_adversarial, on pictures: with a word's weights the gate shuts the whole picture where the model before goes by the feature
-PICTURES: dict[str, Any] = {"strength": 3.0, "beta": 3.0, "drawn_weight": 1.0, "clear_weight": 3.0}
+PICTURES: dict[str, Any] = {
+    "strength": 3.0,
+    "beta": 3.0,
+    "drawn_weight": 1.0,
+    "clear_weight": 4.0,
+    "training": {"steps": 500, "forget_batch": 48, "retain_per_forget": 1},
+}
 Rows = list[dict[str, Any]]
 
 
