@@ -75,7 +75,7 @@ def pgd(
     draw = torch.Generator().manual_seed(seed)
     order = sorted(range(len(examples)), key=lambda i: _length(examples[i]))  # like lengths share a batch
     bar = tqdm(total=len(order), unit="example", desc="adversarial", disable=None if progress else True)
-    with bar, in_eval(model), _weights_at_rest(model):
+    with bar, in_eval(model), weights_at_rest(model):
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]
             batch = {name: tensor.to(device) for name, tensor in task.collate([examples[i] for i in chosen]).items()}
@@ -194,7 +194,7 @@ def _length(example: Example) -> int:
 
 
 @contextmanager
-def _weights_at_rest(model: nn.Module) -> Iterator[None]:
+def weights_at_rest(model: nn.Module) -> Iterator[None]:
     """No weight asks for a gradient inside the block: a backward pass then stops at the inputs."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:

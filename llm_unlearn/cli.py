@@ -188,3 +188,21 @@ def one_shot(argv: list[str] | None = None) -> None:
     )
     request = build(OneShot, values)
     report(in_sandbox(request) if request.model == SANDBOX else forget_units(request))
+
+
+def forget_feature(argv: list[str] | None = None) -> int:
+    """Remove a feature, then print the table and where it is; return 1 where the verdict says no."""
+    from llm_unlearn.features.job import forget_feature as remove
+    from llm_unlearn.features.job import table
+    from llm_unlearn.features.request import Feature
+    from llm_unlearn.options import read
+    from llm_unlearn.settings import build
+
+    words = sys.argv[1:] if argv is None else argv
+    request = build(Feature, read(words, "Make a model lose a feature and keep its task.", Feature))
+    found = remove(request, command=["llm-unlearn", "forget-feature", *words])
+    if request.shows:
+        return FINE
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{table(found)}\n{request.output}")
+    return FAILED if found["verdict"]["forgot"] is False or not found["verdict"]["utility_kept"] else FINE

@@ -31,6 +31,7 @@ class Method(ABC):
         False  # forgets classes, authors, ... as a whole, and no single rows among others alike
     )
     infers: ClassVar[bool] = False  # asks what carries a prediction: the report shows it before and after
+    removes: ClassVar[str] = "rows"  # or "feature": what rows of all kinds show, which only some tasks have a use for
     paper: ClassVar[str] = ""
 
     @abstractmethod

@@ -31,6 +31,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "other_answers",
         "per_example",
         "reference",
+        "remover",
     },
     {
         "fit",
@@ -68,6 +69,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "evaluating",
         "evaluation",
         "explaining",
+        "features",
         "figures",
         "goldcache",
         "gradients",

@@ -216,7 +216,7 @@ def headline(report: Mapping[str, Any]) -> tuple[str, str]:
         None: "Nothing was measured that had to be kept.",
     }[kept]
     good = "#14653b" if forgot and kept else "#a12c16" if forgot is False or kept is False else "#46535f"
-    return f"{first} {second}", good
+    return str(verdict.get("in_words") or f"{first} {second}"), good  # a job that forgets no rows has words of its own
 
 
 def has(report: Mapping[str, Any], model: str) -> bool:

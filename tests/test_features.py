@@ -1,0 +1,315 @@
+"""Feature unlearning: annotations, the adversary's bound, groups of units, both methods on every task, and the job."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Bench, logits, reloaded, shortened
+from peft import PeftModel
+from safetensors import safe_open
+from torch import Tensor
+
+from llm_unlearn import cli
+from llm_unlearn.concepts import groups as grouping
+from llm_unlearn.concepts.explained import RIDGE, Explained, explained
+from llm_unlearn.concepts.groups import chosen_by, clusters, discover, eigengap, spectrum
+from llm_unlearn.concepts.states import blocks
+from llm_unlearn.data.annotations import annotations, balanced, load_annotated
+from llm_unlearn.errors import DataError, RecipeError, TaskError
+from llm_unlearn.features import embedded
+from llm_unlearn.features.judged import figures, verdict
+from llm_unlearn.features.measured import Measured, measure
+from llm_unlearn.features.request import Feature
+from llm_unlearn.method import available, find
+from llm_unlearn.remover import PixelsAdversary, Remover, TokenGate, WordsAdversary, new_remover
+
+TASKS = ("causal_lm", "sequence_classifier", "image_classifier")
+METHODS = [name for name in available() if find(name).removes == "feature"]
+
+
+def featured(bench: Bench) -> list[dict[str, Any]]:
+    """Return the bench's known rows with a feature."""
+    rows = [*bench.splits["forget"], *bench.splits["retain"]]
+    return [{**row, "feature": "ab"[number % 2]} for number, row in enumerate(rows)]
+
+
+# --- annotations ---
+
+
+@pytest.mark.parametrize(
+    ("rows", "column", "said"),
+    [
+        ([{"text": "x", "gendr": "a"}] * 20, "gender", r"has the annotation column 'gender'; did you mean 'gendr'\?"),
+        ([{"g": "a"}] * 20 + [{"g": None}, {"g": ""}], "g", r"2 of 22 rows have no value .*first is row 21"),
+        ([{"g": "a"}] * 20, "g", "one value in all 20 rows"),
+        ([{"g": "a"}] * 20 + [{"g": "b"}], "g", r"2 values in 21 rows, one of them in 1 rows only \(at least 10\)"),
+    ],
+)
+def test_what_is_wrong_with_annotations_is_said(rows: list[dict[str, Any]], column: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        annotations(rows, column)
+
+
+def test_annotations_are_read_from_a_file(tmp_path: Path) -> None:
+    lines = [{"text": f"t{i}", "label": i % 2, "sex": "mf"[i % 2], "counterfactual": f"u{i}"} for i in range(4)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    rows = load_annotated(str(path), "sex")
+    assert [row["feature"] for row in rows] == ["m", "f", "m", "f"]
+    assert rows[1]["text"] == "t1" and rows[1]["counterfactual"] == "u1"
+    with pytest.raises(DataError, match=r"column 'sexx'; did you mean 'sex'\?"):
+        load_annotated(str(path), "sexx")
+
+
+def test_balanced_rows_have_the_feature_whatever_their_target() -> None:
+    """0.9 of each class has its usual value: after the draw each of the four cells has a quarter, within one row a cell."""
+    rows = [{"label": i % 2, "feature": i % 2 if i % 20 > 1 else 1 - i % 2} for i in range(400)]
+    assert Counter((row["label"], row["feature"]) for row in rows)[0, 1] == 20
+    drawn = [rows[i] for i in balanced(rows, annotations(rows), seed=0)]
+    counts = Counter((row["label"], row["feature"]) for row in drawn)
+    assert len(drawn) == 400 and all(95 <= counts[cell] <= 105 for cell in ((0, 0), (0, 1), (1, 0), (1, 1)))
+
+
+# --- the adversaries ---
+
+
+def test_the_explained_share_of_one_number_is_the_variance_between_values() -> None:
+    """States 0, 2 (value 0) and 4, 6 (value 1): mean 3, variance 5, of which between the means 1 and 5 there is 4: 4 / 5."""
+    states, values = torch.tensor([[0.0], [2.0], [4.0], [6.0]], dtype=torch.double), torch.tensor([0, 0, 1, 1])
+    assert explained(states, values, 2).item() == pytest.approx(0.8 / (1 + RIDGE))
+    assert explained(states, torch.tensor([0, 1, 1, 0]), 2).item() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_its_gradient_is_that_of_the_means_with_the_spread_held() -> None:
+    """d/dx of p (mean - m)^2 / s summed over both values: of the first row 2 * 1/2 * (1 - 3) * 1/2 / (5 (1 + ridge))."""
+    states = torch.tensor([[0.0], [2.0], [4.0], [6.0]], dtype=torch.double, requires_grad=True)
+    explained(states, torch.tensor([0, 0, 1, 1]), 2).backward()
+    assert states.grad is not None
+    assert states.grad[0].item() == pytest.approx(-1.0 / (5 * (1 + RIDGE)))
+
+
+def test_a_batch_is_judged_among_the_states_that_are_kept() -> None:
+    left, draw = Explained(2, memory=6), torch.Generator().manual_seed(0)
+    values = torch.tensor([0, 0, 1, 1])
+    states = torch.randn(4, 3, generator=draw)
+    alone = left.share("x", states, values)
+    assert left.share("x", states, values).item() == pytest.approx(alone.item(), rel=1e-6)  # the same states twice
+    assert len(left.past["x"][0]) == 6
+
+
+def test_a_gate_begins_open_and_is_told_nothing_by_rows_that_are_guessed() -> None:
+    torch.manual_seed(0)
+    remover = Remover(TokenGate(torch.zeros(8)), WordsAdversary(8, 2))
+    values, mask = torch.randn(4, 5, 8), torch.ones(4, 5)
+    gated, gate, loss = remover(values, mask, torch.tensor([0, 0, 1, 1]), 1.0)
+    assert gate.mean().item() == pytest.approx(0.93, abs=0.04) and gated.shape == values.shape
+    torch.nn.init.zeros_(remover.adversary.last.weight)  # type: ignore[union-attr, arg-type]
+    for wanted, moved in ((0, True), (1, False)):  # logits (1, 0): value 0 is told, value 1 is not
+        remover.zero_grad()
+        with torch.no_grad():
+            remover.adversary.last.bias.copy_(torch.tensor([1.0, 0.0]))  # type: ignore[union-attr, operator]
+            remover.adversary.last.weight.copy_(torch.randn(2, 64) * 0.01)  # type: ignore[union-attr, operator]
+        _, _, loss = remover(values, mask, torch.full((4,), wanted), 1.0)
+        loss.sum().backward()
+        pulls = [p.grad.abs().max().item() for p in remover.gate.parameters() if p.grad is not None]
+        assert (max(pulls) > 1e-9) == moved
+        assert remover.adversary.last.bias.grad is not None  # type: ignore[union-attr]
+
+
+def test_pixels_have_a_gate_of_their_own(images: Bench) -> None:
+    batch = images.task.collate(images.task.encode(images.splits["forget"][:4]))
+    remover = new_remover(images.target, images.task, batch, 3, seed=0)
+    assert isinstance(remover.adversary, PixelsAdversary)
+    values = images.task.continuous(images.target, batch)[1]
+    gated, gate, loss = remover(values, torch.ones(4, 1), torch.tensor([0, 1, 2, 0]), 1.0)
+    assert gate.shape == (4, 1, 8, 8) and loss.shape == (4,) and gated.shape == values.shape
+
+
+# --- groups ---
+
+
+def planted() -> Tensor:
+    """Return 600 states of 12 units in three groups of 6, 4 and 2 that fire together, one of them with its sign turned."""
+    draw = torch.Generator().manual_seed(0)
+    sources = torch.randn(600, 3, generator=draw)
+    states = sources.repeat_interleave(torch.tensor([6, 4, 2]), 1) + 0.3 * torch.randn(600, 12, generator=draw)
+    states[:, 1] *= -1
+    return states.double()
+
+
+def test_planted_groups_are_found_and_counted() -> None:
+    values, vectors = spectrum(torch.corrcoef(planted().T).square())
+    assert values[0].item() == pytest.approx(0.0, abs=1e-9) and bool((values.diff() > -1e-9).all())
+    assert eigengap(values) == 3
+    found = clusters(vectors[:, :3], 3, torch.Generator().manual_seed(1))
+    assert found.tolist() == [0] * 6 + [1] * 4 + [2] * 2
+
+
+def test_groups_of_a_layer_and_how_they_are_chosen(sentences: Bench) -> None:
+    model, task, rows = sentences.target, sentences.task, sentences.splits["retain"]
+    found = discover(model, task, rows, blocks(model)[0], count=4)
+    assert len(found) == 4 and sum(found.sizes()) == 32 and len(found.rows[0]) == 8
+    assert found.checked((0, 3)) == (0, 3)
+    with pytest.raises(RecipeError, match="no group 4: the layer .* has 4 groups, 0 to 3"):
+        found.checked((4,))
+    with pytest.raises(DataError, match="2 examples are too few .* at least 3"):
+        chosen_by(found, model, task, rows[:2])
+    chosen, votes = chosen_by(found, model, task, rows[:5])
+    assert chosen and sum(votes) == pytest.approx(1.0)
+    with pytest.raises(TaskError, match=r"no layer 'bert\.encoder\.layer\.7'; did you mean"):
+        discover(model, task, rows, "bert.encoder.layer.7")
+
+
+def test_a_layer_that_never_changes_has_no_groups(sentences: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grouping, "positions", lambda *args: [torch.ones(5, 4)])
+    with pytest.raises(DataError, match="0 units that change"):
+        discover(sentences.target, sentences.task, [], "x")
+
+
+# --- the methods on every task ---
+
+
+@pytest.mark.parametrize("lora", [True, False])
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_feature_method_changes_the_model_and_leaves_nothing_of_its_own(
+    name: str, task: str, lora: bool, bench: Callable[[str], Bench], tmp_path: Path
+) -> None:
+    here, rows = bench(task), featured(bench(task))
+    method = shortened(find(name), **({} if lora else {"learning_rate": 1e-3}))
+    splits = {"annotated": rows, "retain": rows, "examples": rows[:4]}
+    run = here.run(tmp_path / "work", lora=lora, splits=splits)
+    names = set(run.model.state_dict())
+    still = {key: p.detach().clone() for key, p in run.model.named_parameters() if not p.requires_grad}
+    method.unlearn(run)
+    assert set(run.model.state_dict()) == names
+    for key, parameter in run.model.named_parameters():
+        assert key not in still or torch.equal(parameter, still[key]), f"{key} was to be left alone"
+    batch = here.batch("retain")
+    expected = logits(here.task, run.model, batch)
+    assert torch.isfinite(expected).all()
+    assert not torch.allclose(expected, logits(here.task, here.target, batch), atol=1e-3)
+    back = reloaded(run.model, here.target, tmp_path / "saved")
+    torch.testing.assert_close(logits(here.task, back, batch), expected, rtol=0, atol=1e-6)
+    if isinstance(run.model, PeftModel):
+        with safe_open(tmp_path / "saved" / "adapter_model.safetensors", "pt") as saved:
+            assert all(
+                "lora_" in key or "modules_to_save" in key or "score" in key or "classifier" in key
+                for key in saved.keys()  # noqa: SIM118 - safe_open is no mapping
+            )
+    assert (run.folder / "method.json").exists()
+
+
+def test_without_annotations_somebody_must_choose(sentences: Bench, tmp_path: Path) -> None:
+    with pytest.raises(
+        RecipeError, match=r"which of the \d+ groups of bert.encoder.layer.0 is it\? Give method.group"
+    ):
+        shortened(find("feature_activation")).unlearn(sentences.run(tmp_path))
+
+
+def test_a_layer_that_does_not_exist_is_named(sentences: Bench, tmp_path: Path) -> None:
+    run = sentences.run(tmp_path, splits={"annotated": featured(sentences)})
+    with pytest.raises(
+        TaskError, match=r"no layer 'bert\.encoder\.layer\.9'; did you mean 'bert\.encoder\.layer\.[01]'"
+    ):
+        find("feature_adversarial")(layers=("bert.encoder.layer.9",)).unlearn(run)  # type: ignore[call-arg]
+
+
+# --- figures and verdict ---
+
+
+def measured(right: float, change: float, probe: float) -> Measured:
+    annotation = torch.tensor([0, 1] * 50)
+
+    def share(value: float) -> Tensor:
+        return torch.arange(100) < round(100 * value)
+
+    return Measured({"penultimate": share(probe)}, share(right), torch.full((100,), change), annotation)
+
+
+def test_the_verdict_is_by_probe_gap_and_task() -> None:
+    before, gold = measured(0.8, -0.3, 0.9), measured(0.8, 0.03, 0.6)
+    good = verdict(figures({"before": before, "after": measured(0.8, 0.05, 0.64), "gold": gold}))
+    assert good["forgot"] is True and good["utility_kept"] is True and "The feature is gone" in good["in_words"]
+    seen = verdict(figures({"before": before, "after": measured(0.8, 0.05, 0.7), "gold": gold}))
+    assert seen["forgot"] is False and "0.700 is above gold's 0.600 + 0.05" in seen["reasons"][0]
+    used = verdict(figures({"before": before, "after": measured(0.7, 0.2, 0.6), "gold": gold}))
+    assert used["forgot"] is False and used["utility_kept"] is False
+    alone = figures({"before": before, "after": measured(0.8, 0.05, 0.6), "gold": None})
+    assert verdict(alone)["forgot"] is True and all(figure.gold is None for figure in alone)
+    table = {figure.name: figure for figure in figures({"before": before, "after": gold, "gold": gold})}
+    assert table["counterfactual_gap"].gap == 0.0 and table["equal_opportunity"].gap == 0.0
+
+
+def test_what_is_not_measured_is_absent(sentences: Bench) -> None:
+    found = measure(sentences.target, sentences.task, sentences.splits["retain"], None)
+    assert found.value("counterfactual_gap") is None and found.value("equal_opportunity") is None
+    assert found.value("task_accuracy") == 1.0 and "feature_probe penultimate" not in found.names
+    lines = figures({"before": found, "after": found, "gold": None})
+    assert verdict(lines)["forgot"] is None and "cannot tell" in verdict(lines)["reasons"][0]
+
+
+# --- the job ---
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"model": "m"}, "--data is missing"),
+        ({"model": "m", "data": "d", "feature": "gender"}, "which column of --data holds gender"),
+        ({"group": (1,)}, "--group goes with --feature auto"),
+        ({"feature": "auto", "group": (1,), "examples": "e"}, "--group and --examples are both given"),
+        ({"method": "npo"}, "npo forgets rows, not a feature"),
+        ({"data": "d"}, "go with --model"),
+    ],
+)
+def test_a_request_that_contradicts_itself_is_refused(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        Feature(**values)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded default at toy size."""
+    monkeypatch.setattr(embedded, "COUNTS", {"train": 120, "test": 100})
+    short = {task: replace(each, steps=4) for task, each in embedded.SCHEDULES.items()}
+    monkeypatch.setattr(embedded, "SCHEDULES", short)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.usefixtures("tiny")
+def test_the_recipe_leaves_adapter_report_and_certificate(task: str, tmp_path: Path) -> None:
+    words = [
+        "--task",
+        task,
+        "--output",
+        str(tmp_path / "out"),
+        "--method.training.steps=3",
+        "--method.gate_training.steps=2",
+    ]
+    cli.forget_feature(words)
+    folder = tmp_path / "out"
+    report = json.loads((folder / "report.json").read_text())
+    names = {figure["name"] for figure in report["figures"]}
+    assert {"feature_probe penultimate", "counterfactual_gap", "equal_opportunity", "task_accuracy"} <= names
+    assert all(figure["gold"] is not None and figure["n"] == 100 for figure in report["figures"])
+    assert (folder / "report.html").exists() and (folder / "adapter" / "unlearning.json").exists()
+    assert not (folder / "work").exists()
+    assert cli.forget_feature(words) in (0, 1)  # a finished run shows its report again
+
+
+@pytest.mark.usefixtures("tiny")
+def test_groups_are_shown_and_nothing_is_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--feature", "auto", "--layer", "bert.encoder.layer.0.intermediate", "--output", str(tmp_path / "out")]
+    assert cli.forget_feature(words) == 0
+    said = capsys.readouterr().out
+    assert "groups of units that fire together" in said and "choose with --group N" in said
+    assert (tmp_path / "out" / "groups.png").stat().st_size > 1000
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"groups.png", "groups.json"}
+    cli.forget_feature([*words, "--group", "0", "--method.training.steps=3", "--output", str(tmp_path / "other")])
+    assert json.loads((tmp_path / "other" / "report.json").read_text())["learned"]["chosen"] == [0]
