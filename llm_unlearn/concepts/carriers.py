@@ -136,9 +136,10 @@ def _accuracy(scores: Tensor, why: Mapping[int, Why]) -> float:
 
 
 def marking(examples: Sequence[Row], rows: Sequence[Row]) -> list[str]:
-    """Return the word that marks the examples most surely, as it is written, in a list; [] where none does.
+    """Return the word that marks most of the examples, as it is written, in a list; [] where none does.
 
-    By the one-sided binomial test of its count among the examples at its share of the corpus.
+    A word marks them where its count is no accident at its share of the corpus (one-sided binomial test).  Of several the one
+    that most examples say, not the surest: that is the name rather than a rarer alias.
     """
     share = Counter(word for row in rows for word in set(_words(row)))
     said = Counter(word for row in examples for word in set(_words(row)))
@@ -147,8 +148,8 @@ def marking(examples: Sequence[Row], rows: Sequence[Row]) -> list[str]:
         if count >= SHARED and word.lower() not in STOP_WORDS:
             rate = max(share[word], 1) / len(rows)
             chance[word] = sum(math.comb(size, k) * rate**k * (1 - rate) ** (size - k) for k in range(count, size + 1))
-    best = min(chance, key=lambda word: (chance[word], word), default="")
-    return [best] if best and chance[best] <= MARKING else []
+    sure = [word for word in chance if chance[word] <= MARKING]
+    return sorted(sure, key=lambda word: (-said[word], chance[word], word))[:1]
 
 
 def _words(row: Row) -> list[str]:
