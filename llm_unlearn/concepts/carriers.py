@@ -82,7 +82,7 @@ def infer(
 
     Raises DataError for too few examples, and where the model's states tell found rows from others no better than chance.
     """
-    own = _checked(task, examples)
+    language, own = _checked(task, examples)
     corpus = {content(row) for row in rows}
     every = [*rows, *(row for row in examples if content(row) not in corpus)]
     why: dict[int, Why] = {i: "example" for i, row in enumerate(every) if content(row) in own}
@@ -95,7 +95,7 @@ def infer(
     _say(why, every, names, "name")
     called = {term.lower() for term in names}
     kinds = [word for word in swapping.same_kind(every, names[0]) if word.lower() not in called]
-    for word, odds in swapping.odds(model, task, every, names[0], kinds, seed=seed).items():
+    for word, odds in swapping.odds(model, language, every, names[0], kinds, seed=seed).items():
         if odds < -MARGIN:
             found[word] = ("alias", odds)
             _say(why, every, [word], "alias")
@@ -108,8 +108,8 @@ def infer(
     return Carriers(places, scores[: len(rows)], found, rivals, accuracy, len(every))
 
 
-def _checked(task: Task, examples: Sequence[Row]) -> set[str]:
-    """Return what tells the examples apart; raise for too few of them and for a model without words."""
+def _checked(task: Task, examples: Sequence[Row]) -> tuple[CausalLM, set[str]]:
+    """Return the task, and what tells the examples apart; raise for too few of them and for a model without words."""
     if not isinstance(task, CausalLM):
         raise TaskError(
             f"carriers are inferred for causal language models; this model is a {task.name}: give --classes."
@@ -119,7 +119,7 @@ def _checked(task: Task, examples: Sequence[Row]) -> set[str]:
         raise DataError(
             f"there are {len(own)} different example rows; a concept needs at least {LEAST} (ten serve better)."
         )
-    return own
+    return task, own
 
 
 def _accuracy(scores: Tensor, why: Mapping[int, Why]) -> float:
