@@ -87,10 +87,14 @@ def main() -> None:
     unknown = [name for name in given.methods if name not in METHODS]
     if unknown:
         raise RecipeError(f"unknown method {unknown[0]!r}. Methods: {', '.join(METHODS)}.")
+    if given.concept != world.CONCEPT and given.stage != "infer":
+        raise RecipeError(
+            f"the embedded gold never saw {world.CONCEPT}, and no other town: give --stage infer for {given.concept}."
+        )
     folder = Path(given.output)
     torch.set_flush_denormal(True)
     _trained("target", folder)
-    if given.stage != "forget" or not (folder / "carriers.json").is_file():
+    if given.stage != "forget" or not _kept(given).is_file():
         print(_inferred(given, folder), flush=True)
     if given.stage != "infer":
         _trained("gold", folder)
@@ -152,13 +156,17 @@ def _inferred(given: Options, folder: Path) -> str:
     )
 
 
+def _kept(given: Options) -> Path:
+    return Path(given.output) / f"carriers-{given.concept}.json"
+
+
 def _ratio(part: set[int], whole: set[int]) -> str:
     return f"{len(part) / len(whole):.3f}"
 
 
 def _forgotten(given: Options, folder: Path) -> str:
     """Unlearn the carriers found with each method and return the table."""
-    kept = read_json(folder / "carriers.json") or {}
+    kept = read_json(_kept(given)) or {}
     rows, truth = aliases.corpus(), aliases.splits(given.concept)
     hit = [False] * len(rows)
     for place in kept["places"]:

@@ -82,7 +82,7 @@ def infer(
 
     Raises DataError for too few examples, and where the model's states tell found rows from others no better than chance.
     """
-    own = _checked(task, examples)
+    language, own = _checked(task, examples)
     corpus = {content(row) for row in rows}
     every = [*rows, *(row for row in examples if content(row) not in corpus)]
     why: dict[int, Why] = {i: "example" for i, row in enumerate(every) if content(row) in own}
@@ -95,7 +95,7 @@ def infer(
     _say(why, every, names, "name")
     called = {term.lower() for term in names}
     kinds = [word for word in swapping.same_kind(every, names[0]) if word.lower() not in called]
-    for word, odds in swapping.odds(model, task, every, names[0], kinds, seed=seed).items():
+    for word, odds in swapping.odds(model, language, every, names[0], kinds, seed=seed).items():
         if odds < -MARGIN:
             found[word] = ("alias", odds)
             _say(why, every, [word], "alias")
@@ -108,8 +108,8 @@ def infer(
     return Carriers(places, scores[: len(rows)], found, rivals, accuracy, len(every))
 
 
-def _checked(task: Task, examples: Sequence[Row]) -> set[str]:
-    """Return what tells the examples apart; raise for too few of them and for a model without words."""
+def _checked(task: Task, examples: Sequence[Row]) -> tuple[CausalLM, set[str]]:
+    """Return the task, and what tells the examples apart; raise for too few of them and for a model without words."""
     if not isinstance(task, CausalLM):
         raise TaskError(
             f"carriers are inferred for causal language models; this model is a {task.name}: give --classes."
@@ -119,7 +119,7 @@ def _checked(task: Task, examples: Sequence[Row]) -> set[str]:
         raise DataError(
             f"there are {len(own)} different example rows; a concept needs at least {LEAST} (ten serve better)."
         )
-    return own
+    return task, own
 
 
 def _accuracy(scores: Tensor, why: Mapping[int, Why]) -> float:
@@ -136,9 +136,10 @@ def _accuracy(scores: Tensor, why: Mapping[int, Why]) -> float:
 
 
 def marking(examples: Sequence[Row], rows: Sequence[Row]) -> list[str]:
-    """Return the word that marks the examples most surely, as it is written, in a list; [] where none does.
+    """Return the word that marks most of the examples, as it is written, in a list; [] where none does.
 
-    By the one-sided binomial test of its count among the examples at its share of the corpus.
+    A word marks them where its count is no accident at its share of the corpus (one-sided binomial test).  Of several the one
+    that most examples say, not the surest: that is the name rather than a rarer alias.
     """
     share = Counter(word for row in rows for word in set(_words(row)))
     said = Counter(word for row in examples for word in set(_words(row)))
@@ -147,8 +148,8 @@ def marking(examples: Sequence[Row], rows: Sequence[Row]) -> list[str]:
         if count >= SHARED and word.lower() not in STOP_WORDS:
             rate = max(share[word], 1) / len(rows)
             chance[word] = sum(math.comb(size, k) * rate**k * (1 - rate) ** (size - k) for k in range(count, size + 1))
-    best = min(chance, key=lambda word: (chance[word], word), default="")
-    return [best] if best and chance[best] <= MARKING else []
+    sure = [word for word in chance if chance[word] <= MARKING]
+    return sorted(sure, key=lambda word: (-said[word], chance[word], word))[:1]
 
 
 def _words(row: Row) -> list[str]:
