@@ -23,7 +23,7 @@ from llm_unlearn import cli, continuing, options, settings
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = {
-    "README.md": 8,
+    "README.md": 9,
     "recipes/README.md": 2,
     "CONTRIBUTING.md": 1,
     "eval/README.md": 10,
