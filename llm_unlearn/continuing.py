@@ -159,13 +159,27 @@ def _recipe(folder: Path, first: Recipe, request: Request, rows: Sequence[Row]) 
     )
     kept = [row for row in source if receipt.said(row) not in gone]
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), mode=0o600)
-    values = to_dict(first)
-    for name in ("data", "concept", "holdout", "forget_heldout", "retain_heldout", "neighbour", "general", "gold"):
-        values[name] = None
-    values |= {"terms": [], "golds": [], "forget": request.request, "retain": str(path)}
+    values = _asking(first, request.request, path)
     values |= {"gold": request.gold, "adapter": str(folder / hub.ADAPTER), "merge": False, "push_to_hub": None}
     settings = dict(request.settings)
     return from_values({**values, **settings, "output": str(folder / PRIVATE / NEXT), "overwrite": False})
+
+
+def _asking(first: Recipe, forget: str, retain: Path) -> dict[str, Any]:
+    """The first recipe's settings with the rows of another request."""
+    values = to_dict(first)
+    for name in ("data", "concept", "holdout", "forget_heldout", "retain_heldout", "neighbour", "general", "gold"):
+        values[name] = None
+    return values | {"terms": [], "golds": [], "forget": forget, "retain": str(retain)}
+
+
+def last_recipe(folder: Path, first: Recipe) -> Recipe | None:
+    """The recipe of the request that the run answered last, which its report and certificate are about; None where its rows are gone."""
+    kept = read_json(folder / PRIVATE / REQUESTS)
+    if kept is None:
+        return first
+    file = kept["requests"][-1]["file"]
+    return from_values(_asking(first, file, folder / PRIVATE / "retain.jsonl")) if Path(file).is_file() else None
 
 
 def _joined(folder: Path, made: Recipe) -> nn.Module:

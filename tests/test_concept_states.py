@@ -1,5 +1,6 @@
 """Hidden states by layer name, and the linear probes that read them."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -17,7 +18,7 @@ def test_states_are_those_of_the_model_itself(kind: str, bench: Callable[[str], 
     """Row by row without padding: the first block's mean over real tokens (patches) is what hidden_states holds."""
     here = bench(kind)
     rows = here.splits["forget"][:5]
-    model = here.target.eval()
+    model = copy.deepcopy(here.target).eval()  # asking for hidden states leaves hooks behind, which cannot be pickled
     names = states.blocks(model)
     found = states.pooled_states(model, here.task, rows, batch_size=2)
     assert tuple(found) == names and len(names) >= 2

@@ -1,6 +1,7 @@
 """Requests one after the other: joined into one adapter, the earlier ones measured again, a ledger, no half-done state."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,9 @@ def test_three_requests(first: Path, language: Bench, tmp_path: Path, monkeypatc
     assert config["r"] == 8, "both adapters, side by side"
     checks = verify(Options(where=str(run)))
     assert [check.ok for check in checks] == [True] * len(checks)
+    assert "exact_memorisation on forget" in {check.name for check in checks}, (
+        "of the last request's rows, measured again"
+    )
     rows = Options(where=str(run), rows=files[0], receipt=str(run / "private/receipt.json"))
     assert all(check.ok for check in verify(rows))
     assert (run / f"private/receipts/{old}.json").exists() and not (run / "private/next").exists()
@@ -76,6 +80,10 @@ def test_three_requests(first: Path, language: Bench, tmp_path: Path, monkeypatc
     book = ledger.read(run) or {}
     assert len(book["requests"]) == 3 and ledger.broken_at(book) is None
     assert all(check.ok for check in verify(Options(where=str(run))))
+    with monkeypatch.context() as patched:
+        patched.setattr(continuing.Path, "is_file", lambda path: str(path) != files[1] and os.path.isfile(path))
+        found = {check.name: check.words for check in verify(Options(where=str(run)))}
+    assert found["figures"].startswith("not measured: the last request's rows are no longer where they were")
     left = [json.loads(line)["id"] for line in (run / "private/retain.jsonl").read_text().splitlines()]
     assert left == [row["id"] for row in kept[8:]], "what is to go is never rehearsed, nor is what went before"
     assert "not measured: its rows" in earlier.table(entry)

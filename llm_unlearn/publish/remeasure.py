@@ -46,10 +46,15 @@ def measured_again(place: Path, content: Mapping[str, Any], options: Options) ->
 
 def _recipe(place: Path, content: Mapping[str, Any], options: Options) -> Recipe | str:
     """The settings to measure by; words where what is needed is not at hand."""
-    if place.name in RESULTS and (read_request(place.parent) or {}).get("finished"):
-        recipe = Subject(run=str(place.parent)).recipe
-        return replace(recipe, model=options.base) if options.base else recipe
     request = content["request"]
+    if place.name in RESULTS and (read_request(place.parent) or {}).get("finished"):
+        from llm_unlearn.continuing import last_recipe  # it issues certificates
+
+        first = Subject(run=str(place.parent)).recipe
+        recipe = first if options.forget else last_recipe(place.parent, first)
+        if recipe is None:
+            return "not measured: the last request's rows are no longer where they were (--forget FILE, --retain FILE)"
+        return replace(recipe, model=options.base or recipe.model)
     model = options.base or (SANDBOX if request["model"] == SANDBOX else content["certificate"]["base"]["name"])
     if options.forget:
         given = {"forget": options.forget, "retain": options.retain or options.forget + ".none"}
