@@ -142,7 +142,7 @@ def test_the_page_needs_nothing_else(full: dict[str, Any], tmp_path: Path) -> No
     text = plots.write_html(tmp_path, full, history=HISTORY, **scores).read_text()
     assert not re.search(r"<script|<link|<img|url\(|@import|src=|href=", text)
     drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    assert len(drawings) == 1 + len(plots.PANELS) + 3, "losses, a panel a split, three histograms"
+    assert len(drawings) == 1 + len(sections.PANELS) + 3, "losses, a panel a split, three histograms"
     for drawing in drawings:
         ElementTree.fromstring(drawing)
         assert "nan" not in drawing and "inf" not in drawing.replace("info", "")
@@ -159,7 +159,7 @@ def test_the_page_without_gold_holdout_or_history(tmp_path: Path) -> None:
     text = plots.write_html(tmp_path, built(after, before, holdout="none"), before=before, after=after).read_text()
     for words in (
         "cannot be told",
-        "does not train step by step",
+        "were not followed: the method takes no steps on them",
         "no gold model",
         "No holdout was measured",
         "no holdout",

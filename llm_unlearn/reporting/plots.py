@@ -10,7 +10,7 @@ import numpy as np
 from llm_unlearn.files import write_text
 from llm_unlearn.reporting import attributions, charts, concepts, sections
 from llm_unlearn.reporting.report import COLUMNS, UNKNOWN, WORDS, cells, has, headline, not_measured, number, ordered
-from llm_unlearn.reporting.sections import legend, pairs, section
+from llm_unlearn.reporting.sections import FEATURE, legend, pairs, panels_of, section
 from llm_unlearn.scores import CLASSIFIERS, Floats, ModelScores
 
 PAGE = "report.html"
@@ -28,20 +28,6 @@ NAMES = {
     "truth_ratio": "truth ratio",
     "forget_quality": "forget quality",
     "model_utility": "model utility",
-}
-PANELS = {
-    "forget": "What was to be forgotten, in the trained wordings: blue should meet gold, not zero.",
-    "forget_heldout": "The same facts in wordings never trained on: has it forgotten the fact, or only the sentence?",
-    "retain": "What was to stay: blue should stand as high as grey.",
-    "retain_heldout": "What was to stay, in wordings never trained on: blue as high as grey.",
-    "neighbour": "Kept facts nearest to the concept, where damage shows first: blue as high as grey.",
-    "general": "Unrelated knowledge: blue as high as grey.",
-}
-PANELS_OF_CLASSES = PANELS | {
-    "forget": "What was to be forgotten, rows that were trained on: blue should meet gold, not zero.",
-    "forget_heldout": "Rows of the same classes that were never trained on: has it forgotten the class, or only the rows?",
-    "retain_heldout": "Rows like those that were to stay, never trained on: blue as high as grey.",
-    "neighbour": "Kept rows nearest to what was forgotten, where damage shows first: blue as high as grey.",
 }
 
 
@@ -154,7 +140,11 @@ def _steps(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]], mode
         if any(row.get(f"{name}_loss") is not None for row in rows)
     }
     if not series:
-        return section(title, "This method does not train step by step, or its history was not kept.", "")
+        return section(
+            title,
+            "Losses of forget and retain rows were not followed: the method takes no steps on them, or its history was not kept.",
+            "",
+        )
     marks = {
         name: float(np.nanmean(models[name]["forget"].losses))
         for name in ("before", "gold")
@@ -198,14 +188,15 @@ def _bars(report: Mapping[str, Any]) -> str:
     found = {(figure["name"], figure["split"]): figure for figure in ordered(report["figures"])}
     colours = {model: colour for model, colour in charts.MODELS.items() if has(report, model)}
     panels = []
-    for split, caption in (PANELS_OF_CLASSES if _classifies(report) else PANELS).items():
-        names = [name for name in NAMES if (name, split) in found and name != "forget_quality"]
+    for split, caption in panels_of(report).items():
+        titles = NAMES if split != FEATURE else {name: _short(name) for name, _ in found}
+        names = [name for name in titles if (name, split) in found and name != "forget_quality"]
         if not names:
             continue
         groups = []
         for name in names:
             figure = found[name, split]
-            groups.append((NAMES[name], {model: figure[model] for model in colours}, figure["interval"]))
+            groups.append((titles[name], {model: figure[model] for model in colours}, figure["interval"]))
         mark = f" <span class='pill unsure'>{UNKNOWN}</span>" if split in report["before_did_not_know"] else ""
         drawing = charts.grouped_bars(groups, label=f"{split}: figures before, after and for gold")
         panels.append(
@@ -218,6 +209,12 @@ def _bars(report: Mapping[str, Any]) -> str:
         )
     drawings = f"<div class='two'>{''.join(panels)}</div>"
     return section(", ".join(colours).capitalize(), caption, legend(colours) + drawings)
+
+
+def _short(name: str) -> str:
+    """Return a figure's name as it fits under its bars: of a layer's name the last two parts."""
+    what, _, layer = name.removeprefix("feature_").partition(" ")
+    return f"{what} {'.'.join(layer.split('.')[-2:])}" if layer else what.replace("_", " ")
 
 
 def _histograms(models: Mapping[str, ModelScores], report: Mapping[str, Any]) -> str:

@@ -8,6 +8,26 @@ from typing import Any
 
 from llm_unlearn.reporting import charts
 from llm_unlearn.reporting.report import number
+from llm_unlearn.scores import CLASSIFIERS
+
+PANELS = {
+    "forget": "What was to be forgotten, in the trained wordings: blue should meet gold, not zero.",
+    "forget_heldout": "The same facts in wordings never trained on: has it forgotten the fact, or only the sentence?",
+    "retain": "What was to stay: blue should stand as high as grey.",
+    "retain_heldout": "What was to stay, in wordings never trained on: blue as high as grey.",
+    "neighbour": "Kept facts nearest to the concept, where damage shows first: blue as high as grey.",
+    "general": "Unrelated knowledge: blue as high as grey.",
+}
+PANELS_OF_CLASSES = PANELS | {
+    "forget": "What was to be forgotten, rows that were trained on: blue should meet gold, not zero.",
+    "forget_heldout": "Rows of the same classes that were never trained on: has it forgotten the class, or only the rows?",
+    "retain_heldout": "Rows like those that were to stay, never trained on: blue as high as grey.",
+    "neighbour": "Kept rows nearest to what was forgotten, where damage shows first: blue as high as grey.",
+}
+FEATURE = "test"  # the split that a feature's removal is measured on
+PANELS_OF_FEATURES = {
+    FEATURE: "What fresh probes still find of the feature, and what the answers hang on: blue should meet gold; the task's accuracy as high as grey."
+}
 
 ATTACKS = ("<!-- attacks -->", "<!-- end of attacks -->")
 WORST = {
@@ -17,6 +37,14 @@ WORST = {
     ),
     "lost": ("Lost", "kept rows answered exactly before and not now (exact answer)"),
 }
+
+
+def panels_of(report: Mapping[str, Any]) -> dict[str, str]:
+    """Return what stands over each split's bars, by split."""
+    request = report.get("request", {})
+    if request.get("feature"):
+        return PANELS_OF_FEATURES
+    return PANELS_OF_CLASSES if request.get("task") in CLASSIFIERS else PANELS
 
 
 def asked(report: Mapping[str, Any]) -> str:
