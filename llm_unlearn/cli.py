@@ -28,7 +28,7 @@ COMMANDS = {
     "merge": "write merged weights, checked; --quantise rounds them and measures again",
     "push": "put a finished run onto the Hugging Face Hub, private unless --public",
     "sign": "sign a run's certificate with an OpenSSH key",
-    "verify": "check a certificate: digests, ledger, signature, a row, and with --measure the figures",
+    "verify": "check a certificate: digests, ledger, signature, a row, and the figures where rows are at hand",
     "methods": "list the methods, as a table for a page (--markdown), or show one's settings",
     "metrics": "list the figures, as a table for a page (--markdown), or show one's card",
     "doctor": "say what is installed, what device there is, and what is missing for what",

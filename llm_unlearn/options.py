@@ -150,12 +150,11 @@ def _add(group: argparse._ArgumentGroup, name: str, hint: Any, comment: str, def
     """Add the option for one setting.  The value stays text: only the strict builder knows its type."""
     if dataclasses.is_dataclass(hint) and name != "method":
         return  # a section that can't be switched off: its settings have options
-    shown = (
-        "" if default in (None, ()) or hint is bool or dataclasses.is_dataclass(default) else f" (default: {default})"
-    )
+    switch = hint is bool or set(get_args(hint)) == {bool, types.NoneType}
+    shown = "" if default in (None, ()) or switch or dataclasses.is_dataclass(default) else f" (default: {default})"
     kwargs: dict[str, Any] = {"dest": name, "type": Text, "help": (comment + shown).replace("%", "%%")}
     kwargs["metavar"] = name.rpartition(".")[2].upper()
-    if hint is bool:
+    if switch:
         kwargs.update(nargs="?", const=Text("true"), metavar="BOOL")
     elif get_origin(hint) in (tuple, list):
         kwargs.update(nargs="+", action="extend")

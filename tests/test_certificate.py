@@ -15,8 +15,10 @@ from conftest import Bench
 from published import make_run, vouch
 
 from llm_unlearn.errors import DataError, OutputError
+from llm_unlearn.options import read
 from llm_unlearn.publish import certificate, ledger, receipt, signature
 from llm_unlearn.publish.verification import Check, Options, table, verify
+from llm_unlearn.settings import build
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +215,9 @@ def test_signatures(run: Path, tmp_path: Path) -> None:
         signature.is_by(file, run / "report.json")
     with pytest.raises(DataError, match="could not be signed"):
         signature.sign(file, run / "report.json")
+
+
+@pytest.mark.parametrize(("words", "value"), [([], None), (["--measure"], True), (["--measure=false"], False)])
+def test_a_switch_that_may_be_left_open(words: list[str], value: bool | None) -> None:
+    made = build(Options, read(["--where", "x", *words], "", Options))
+    assert made.measure is value

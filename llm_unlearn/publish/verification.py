@@ -42,7 +42,7 @@ class Options:
     base: str | None = None  # the base model, where it lies elsewhere than the certificate says
     signer: str | None = None  # the OpenSSH public key that must have signed
     measure: bool | None = (
-        None  # measure the quick suite again; without this where rows and base are at hand and nothing differs
+        None  # measure the quick suite again, or fail; false: not. Without it: where rows and base are at hand and nothing differs
     )
     forget: str | None = None  # rows for that, where `where` is no run on this machine
     retain: str | None = None
