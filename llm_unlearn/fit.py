@@ -272,3 +272,9 @@ class ObjectiveTrainer(Trainer):
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    """Return what the phases in a run's folder logged, in the order in which they ended."""
+    files = sorted(folder.glob("*/history.json"), key=lambda path: path.stat().st_mtime)
+    return [entry for path in files for entry in json.loads(path.read_text(encoding="utf-8"))]

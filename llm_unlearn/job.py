@@ -1,6 +1,5 @@
 """One unlearning request at work in its folder, from the model before to the report."""
 
-import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from llm_unlearn.errors import NothingChanged
 from llm_unlearn.evaluation import assess
 from llm_unlearn.figures import unknown_to
 from llm_unlearn.files import read_json, write_json
+from llm_unlearn.fit import logged
 from llm_unlearn.loading import (
     PEFT_TASKS,
     embedded_origin,
@@ -197,7 +197,7 @@ class Job:
     ) -> dict[str, Any]:
         """Write manifest, report.json and report.html, and clear the working folder."""
         content = self._content(before, after, gold, changed, change)
-        history = self._history()
+        history = logged(self.folder.path / WORK)
         shipped = manifest(
             to_dict(self.recipe),
             key=self.folder.key,
@@ -293,8 +293,3 @@ class Job:
 
     def _states(self) -> list[dict[str, Any]]:
         return [read_json(path) or {} for path in sorted((self.folder.path / WORK).glob("*/done.json"))]
-
-    def _history(self) -> list[dict[str, Any]]:
-        """Return what the phases logged, in order."""
-        files = sorted((self.folder.path / WORK).glob("*/history.json"), key=lambda path: path.stat().st_mtime)
-        return [entry for path in files for entry in json.loads(path.read_text(encoding="utf-8"))]

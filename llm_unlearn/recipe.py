@@ -130,19 +130,20 @@ def method_name(method: "Method") -> str:
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe as JSON-able values; `from_values` makes it the same recipe again."""
-    values = _plain(recipe)
-    return {**values, "method": {"name": method_name(recipe.method), **_plain(recipe.method)}}
+    values = plain(recipe)
+    return {**values, "method": {"name": method_name(recipe.method), **plain(recipe.method)}}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return settings as YAML could hold them: dataclasses as mappings, tuples as lists."""
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, frozenset | set):
-        return sorted(_plain(item) for item in value)
+        return sorted(plain(item) for item in value)
     return str(value) if isinstance(value, Path) else value
 
 

@@ -1,6 +1,5 @@
 """One feature's removal at work in its folder: before, unlearn, guard, save, reload, after, gold, report."""
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,13 +19,14 @@ from llm_unlearn.features.measured import Measured, measure
 from llm_unlearn.features.request import Feature, Rows, in_sandbox
 from llm_unlearn.figures import Assessment
 from llm_unlearn.files import read_json, write_json
+from llm_unlearn.fit import logged
 from llm_unlearn.job import Clock
 from llm_unlearn.loading import PEFT_TASKS, load_model, load_task
 from llm_unlearn.lora import attach
 from llm_unlearn.manifest import manifest, peak_memory_bytes, redacted_command, redacted_request, versions
 from llm_unlearn.methods.feature_activation import MOST_ROWS
 from llm_unlearn.publish import certificate
-from llm_unlearn.recipe import SANDBOX, Recipe, _plain, method_name, to_dict
+from llm_unlearn.recipe import SANDBOX, Recipe, method_name, plain, to_dict
 from llm_unlearn.reporting import plots
 from llm_unlearn.reporting import report as reports
 from llm_unlearn.run import Run
@@ -79,7 +79,7 @@ def show(request: Feature, rows: Rows, say: Say = None) -> dict[str, Any]:
 def _asked(request: Feature) -> dict[str, Any]:
     """Return the request as plain values, the method's settings written out."""
     method = request.chosen()
-    return {**_plain(request), "method": {"name": method_name(method), **_plain(method)}}
+    return {**plain(request), "method": {"name": method_name(method), **plain(method)}}
 
 
 class Job:
@@ -167,8 +167,7 @@ class Job:
             peak_memory=content["peak_memory_bytes"],
             extra={"base_model": hub.base_name(self.recipe), "largest_logit_change": change, "learned": learned},
         )  # fmt: skip
-        files = sorted((self.folder.path / WORK).glob("*/history.json"), key=lambda path: path.stat().st_mtime)
-        history = [entry for path in files for entry in json.loads(path.read_text(encoding="utf-8"))]
+        history = logged(self.folder.path / WORK)
 
         def write() -> None:
             plots.write_html(self.folder.path, content, history=history)
