@@ -93,11 +93,18 @@ def convnext() -> nn.Module:
     )
 
 
+def timm_resnet() -> nn.Module:
+    timm = pytest.importorskip("timm", reason="the extra 'timm' is not installed")
+    torch.manual_seed(0)
+    return bridge(timm.create_model("resnet10t", pretrained=False, num_classes=3))
+
+
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "plain": lambda: bridge(small()),
     "resnet": lambda: new_resnet(3, widths=(8, 16)),
     "vit": lambda: new_vit(3, side=8, width=16, layers=1, heads=2),
     "convnext": convnext,
+    "timm": timm_resnet,
 }
 SPLITS = {"forget": pictures(12, 1), "retain": pictures(24, 2), "holdout": pictures(12, 3)}
 TASK = ImageClassifier()
@@ -152,7 +159,7 @@ def test_it_is_wrapped_saved_reloaded_merged_and_switched_off(known: tuple[Bench
 
 def test_lora_is_on_linear_and_convolution_layers_and_the_head_is_trained_in_full(known: tuple[Bench, str]) -> None:
     here, name = known
-    heads = {"plain": ("net.linear",), "resnet": ("classifier",)}.get(name, ("classifier",))
+    heads = {"plain": ("net.linear",), "timm": ("net.fc",)}.get(name, ("classifier",))
     assert head_names(here.target) == heads
     model = attach(copy.deepcopy(here.target), Lora(r=4, alpha=8))
     wrapped = {
@@ -185,7 +192,7 @@ def test_after_unlearning_the_adapter_off_is_the_reference_to_the_bit(
     shortened(find(method), steps=4).unlearn(run)
     assert not torch.allclose(logits(TASK, run.model, batch), before, atol=1e-3)
     assert all(torch.equal(b, buffers[n]) for n, b in run.model.named_buffers())
-    assert bool(buffers) == (name in ("plain", "resnet")) or name == "vit"
+    assert bool(buffers) == (name in ("plain", "resnet", "timm")) or name == "vit"
     with run.model.disable_adapter():
         assert torch.equal(logits(TASK, run.model, batch), before)
 
