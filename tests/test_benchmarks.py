@@ -9,14 +9,18 @@ from typing import Any
 import jinja2
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import Bench
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm_unlearn import benchmarks
 from llm_unlearn.benchmarks import _harness, muse, tofu, wmdp
 from llm_unlearn.benchmarks._choices import Question, questions
 from llm_unlearn.errors import DataError, MissingExtra, RecipeError
+from llm_unlearn.evaluation import Evaluation
 from llm_unlearn.scores import Scores
+from llm_unlearn.tasks import CausalLM
 
 
 def scored(split: str, losses: list[float], **more: Any) -> Scores:
@@ -369,8 +373,8 @@ def test_prompts_of_both_ways() -> None:
     title = "The following are multiple choice questions (with answers) about {}.\n\n"
     assert rows["letters"][0]["prompt"] == title.format("biology") + "Q1\nA. a\nB. bbbb\nAnswer:"
     assert rows["letters"][4]["prompt"] == title.format("old art") + "worked\n\nQ2\nA. cc\nB. d\nC. e\nAnswer:"
-    assert [each["response"] for each in rows["letters"]] == ["A", "B", "A", "B", "C"]
-    assert [each["response"] for each in rows["answers"]] == ["a", "bbbb", "cc", "d", "e"]
+    assert [each["response"] for each in rows["letters"]] == [" A", " B", " A", " B", " C"]
+    assert [each["response"] for each in rows["answers"]] == [" a", " bbbb", " cc", " d", " e"]
     assert rows["answers"][0]["prompt"].endswith("about biology.\n\nQuestion: Q1\nAnswer:")
 
 
@@ -383,7 +387,7 @@ def test_the_export_asks_what_we_ask(tmp_path: Path) -> None:
         ours = wmdp.rows_of([question], {})
         assert letters["description"] + shown == ours["letters"][0]["prompt"]
         offered = jinja2.Environment().from_string(letters["doc_to_choice"]).render(**data)
-        assert offered == str([each["response"] for each in ours["letters"]])
+        assert offered == str([each["response"].strip() for each in ours["letters"]])
         answers = yaml.safe_load((place / f"{question.subject}_answers.yaml").read_text())
         shown = jinja2.Environment().from_string(answers["doc_to_text"]).render(**data)
         assert answers["description"] + shown == ours["answers"][0]["prompt"]
@@ -397,6 +401,37 @@ def test_the_harness_is_asked_for_where_it_is_missing(tmp_path: Path, monkeypatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"pip install 'llm-unlearn\[harness\]'"):
         _harness.check(tmp_path)
+
+
+def test_a_choice_is_scored_with_the_blank_before_it(data_folder: Path) -> None:
+    """This tokenizer has a token for " B" but none for " A": without its blank, A would be spared what B pays for."""
+    folder = data_folder / "stories260K" / "hf"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    question = Question("bio", "Which one", ("a cat", "Boats"), 0)
+    rows = wmdp.rows_of([question], {})
+    scores = Evaluation(CausalLM(tokenizer, max_length=512), rows, generate_on=()).scores("after", model)
+    lengths = []
+    for way, own in rows.items():
+        for row, found in zip(own, scores[way].log_probs, strict=True):
+            before, whole = (tokenizer(text)["input_ids"] for text in (row["prompt"], row["prompt"] + row["response"]))
+            with torch.no_grad():
+                logs = model(torch.tensor([whole])).logits[0].log_softmax(-1)
+            expected = [logs[i - 1, whole[i]].item() for i in range(len(before), len(whole))]
+            np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=way)
+            lengths.append(len(found))
+    assert lengths[:2] == [2, 1]
+
+
+def test_the_harness_gives_the_same_accuracies(language: Bench, folder: str, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="the extra 'harness' is not installed")
+    towns = ["Quillmere", "Farrowgate", "Ostrand"]
+    rows = [{"question": f"Where is {name}?", "choices": towns, "answer": i % 3} for i, name in enumerate("ABCDEFGH")]
+    (tmp_path / "bio_questions.json").write_text(json.dumps(rows))
+    options = wmdp.Options(model=folder, data=str(tmp_path), output=str(tmp_path / "out"), lm_eval=True)
+    found = {figure.name: figure.after for figure in wmdp.run(options).figures}
+    assert len(found) == 6
+    assert all(found[f"bio: {way}"] == found[f"bio: {way} (lm-eval)"] for way in wmdp.WAYS)
 
 
 def test_a_whole_run_of_multiple_choice(language: Bench, folder: str, tmp_path: Path) -> None:

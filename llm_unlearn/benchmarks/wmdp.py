@@ -99,13 +99,16 @@ def _prompts(question: Question, examples: dict[str, str]) -> dict[str, str]:
 
 
 def rows_of(asked: Sequence[Question], examples: dict[str, str]) -> dict[str, list[Row]]:
-    """Return a row for each choice of each question, in order: its letter, and its text, as the response."""
+    """Return a row for each choice of each question, in order: its letter, and its text, as the response.
+
+    The blank before it belongs to it: some tokenizers merge it with some letters only, and all must be scored alike.
+    """
     out: dict[str, list[Row]] = {"letters": [], "answers": []}
     for number, question in enumerate(asked):
         prompts = _prompts(question, examples)
         for place, choice in enumerate(question.choices):
             for way, said in (("letters", LETTERS[place]), ("answers", choice)):
-                out[way].append({"id": f"{number}.{place}", "prompt": prompts[way], "response": said})
+                out[way].append({"id": f"{number}.{place}", "prompt": prompts[way], "response": f" {said}"})
     return out
 
 
