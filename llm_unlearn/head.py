@@ -46,15 +46,18 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 def in_eval(model: nn.Module) -> Iterator[nn.Module]:
     """Put the model in eval mode and, afterwards, every module back as it was.
 
-    Module by module: `model.train()` would also wake the dropout and the batch statistics that a fit has put to rest.
+    Module by module: `model.train()` would also wake the dropout and the batch statistics that a fit has put to rest.  Only
+    those that change are touched: setting a module's flag costs more than asking for it, and small models are asked often.
     """
     flags = [(module, module.training) for module in model.modules()]
-    model.eval()
+    if any(flag for _, flag in flags):
+        model.eval()
     try:
         yield model
     finally:
         for module, flag in flags:
-            module.training = flag
+            if module.training != flag:
+                module.training = flag
 
 
 def supervised(

@@ -31,15 +31,31 @@ def ratio(forget: Tensor, retain: Tensor, *, smooth: float, clip: float) -> Tens
     return eta.float()
 
 
-def step(eta: Tensor, weight: Tensor, *, kappa: float, lambda1: float) -> float:
+def step(largest: float, spread: float, *, kappa: float, lambda1: float) -> float:
     """Return alpha = min(lambda1, lambda2 / max eta) of one tensor, lambda2 = kappa * std of its weights (Eq. 7).
 
-    Differs from the paper: lambda2 is one number for all tensors there.  A tensor of equal numbers (or of one) has no
-    deviation; its mean size stands in, and a tensor of zeros stays as it is.
+    Differs from the paper: lambda2 is one number for all tensors there.
+    """
+    return min(lambda1, kappa * spread / largest)
+
+
+def spread_of(weight: Tensor) -> float:
+    """Return the deviation of a tensor's weights.
+
+    A tensor of equal numbers (or of one) has none; its mean size stands in, and a tensor of zeros stays as it is.
     """
     spread = float(weight.float().std()) if weight.numel() > 1 else 0.0
-    lambda2 = kappa * (spread or float(weight.float().abs().mean()))
-    return min(lambda1, lambda2 / float(eta.max()))
+    return spread or float(weight.float().abs().mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which changes are tried, and what is chosen among those that A_R + E_F does not tell apart."""
+
+    kappas: Sequence[float]
+    lambdas: Sequence[float]
+    reach: float  # of guessing's loss: how far the forgotten must be wrong before being more so counts no more
+    cost: float  # what a nat lost on the kept weighs against a nat of that
 
 
 @dataclass(frozen=True)
@@ -51,7 +67,9 @@ class Candidate:
     lambda1: float
     retained: float  # A_R, accuracy on what is kept, 0 to 1
     error: float  # E_F, 1 - accuracy on what is forgotten
-    margin: float  # nats: loss on forget, counted up to chance, less the loss on what is kept
+    margin: (
+        float  # nats: loss on forget, counted up to `reach` times chance, less `cost` times the loss on what is kept
+    )
 
 
 class Noise:
@@ -64,23 +82,29 @@ class Noise:
         """
         self.model, self.eta = model, eta
         named = dict(unwrapped(model).named_parameters())
-        self.weights = {name: named[name].detach().clone() for name in eta}  # Eq. 7's std is theirs
-        self.before = {name: weight.detach().clone() for name, weight in trainable(model).items()}
+        self.spreads = {name: spread_of(named[name].detach()) for name in eta}  # of the weights as they are
+        self.largest = {name: float(each.max()) for name, each in eta.items()}
+        self.trained = trainable(model)
+        self.before = {name: weight.detach().clone() for name, weight in self.trained.items()}
         self.fresh = fresh(model)
         if self.fresh:
             write_edit(model, {name: each / each.max() for name, each in eta.items()})
-            self.after = {name: weight.detach().clone() for name, weight in trainable(model).items()}
+            self.after = {name: weight.detach().clone() for name, weight in self.trained.items()}
             self.undo()
+            self.moves = {name: self.after[name] - before for name, before in self.before.items() if name in eta}
 
     def amplitudes(self, sign: int, kappa: float, lambda1: float) -> dict[str, float]:
         """Return the signed change of each tensor's most specific weight."""
-        steps = {name: step(each, self.weights[name], kappa=kappa, lambda1=lambda1) for name, each in self.eta.items()}
-        return {name: sign * alpha * float(self.eta[name].max()) for name, alpha in steps.items()}
+        limits = {"kappa": kappa, "lambda1": lambda1}
+        return {
+            name: sign * largest * step(largest, self.spreads[name], **limits)
+            for name, largest in self.largest.items()
+        }
 
     def edit(self, sign: int, kappa: float, lambda1: float) -> dict[str, Tensor]:
         """Return the dense change sign * alpha * eta (Eq. 5)."""
         return {
-            name: size * (self.eta[name] / self.eta[name].max())
+            name: size * (self.eta[name] / self.largest[name])
             for name, size in self.amplitudes(sign, kappa, lambda1).items()
         }
 
@@ -92,11 +116,11 @@ class Noise:
             write_edit(self.model, self.edit(sign, kappa, lambda1))
             return
         size = self.amplitudes(sign, kappa, lambda1)
-        for name, weight in trainable(self.model).items():
+        for name, weight in self.trained.items():
             layer, factor, _ = name.partition(".lora_")
             under = f"{layer}.base_layer.weight"
             if name in size:
-                weight.copy_(self.before[name] + size[name] * (self.after[name] - self.before[name]))
+                weight.copy_(self.before[name] + size[name] * self.moves[name])
             elif factor and under in size:  # B A scales with B
                 weight.copy_(self.after[name] * (size[under] if ".lora_B." in name else 1.0))
 
@@ -108,7 +132,7 @@ class Noise:
     @torch.no_grad()
     def undo(self) -> None:
         """Make the weights what they were."""
-        for name, weight in trainable(self.model).items():
+        for name, weight in self.trained.items():
             weight.copy_(self.before[name])
 
 
@@ -122,10 +146,10 @@ class Judge:
     """What a change is chosen by: A_R + E_F, and where candidates tie, how far the losses lie apart."""
 
     def __init__(
-        self, model: nn.Module, task: Task, forget: Sequence[Example], retain: Sequence[Example], reach: float
+        self, model: nn.Module, task: Task, forget: Sequence[Example], retain: Sequence[Example], choice: Choice
     ) -> None:
         """Take the examples, codes or rows, that stand for what is forgotten and what is kept."""
-        self.model, self.task, self.forget, self.retain, self.reach = model, task, forget, retain, reach
+        self.model, self.task, self.forget, self.retain, self.choice = model, task, forget, retain, choice
 
     def __call__(self, sign: int, kappa: float, lambda1: float) -> Candidate:
         """Return how the model is as it stands.
@@ -133,25 +157,39 @@ class Judge:
         The margin counts the loss on forget up to `reach` times that of guessing: a code must be wrong by far before real
         inputs are wrong, and beyond that more noise only costs what is kept.
         """
-        error, wrong, chance = accuracy(self.model, self.task, self.forget)
-        right, losses, _ = accuracy(self.model, self.task, self.retain)
-        margin = float(wrong.mean().clamp(max=self.reach * chance) - losses.mean())
+        hits, losses, chance = answers(self.model, self.task, [*self.forget, *self.retain])
+        (error, wrong), (right, kept) = (
+            (float(hits[part].mean()), losses[part].mean())
+            for part in (slice(len(self.forget)), slice(len(self.forget), None))
+        )
+        margin = float(wrong.clamp(max=self.choice.reach * chance) - self.choice.cost * kept)
         return Candidate(sign, kappa, lambda1, retained=right, error=1 - error, margin=margin)
 
 
-def search(
-    noise: Noise, judge: Judge, kappas: Sequence[float], lambdas: Sequence[float], *, rows: bool = False
-) -> list[Candidate]:
+def search(noise: Noise, judge: Judge, choice: Choice, *, rows: bool = False) -> list[Candidate]:
     """Return every candidate, best first: by A_R + E_F, then by the margin.  The model is left as it was.
 
     Differs from the paper: with `rows` in the place of codes by the margin alone.  Rows are more than one point a unit, and
     those to forget may look like others: A_R + E_F is then highest where everything is destroyed.  A change that gives NaN or
-    infinite losses is none.
+    infinite losses is none; two scales under which no tensor's step differs are one.  Codes: a change that keeps so little that
+    it could not be best if it forgot everything spares trying larger ones, which keep no more.
     """
-    found = []
-    for sign, lambda1, kappa in product((-1, 1), lambdas, kappas):
-        noise.put(sign, kappa, lambda1)
-        found.append(judge(sign, kappa, lambda1))
+    found: list[Candidate] = []
+    tried: set[tuple[float, ...]] = set()
+    spoilt: list[Candidate] = []
+    best = 0.0
+    with in_eval(noise.model):  # once, not for every candidate
+        for sign, lambda1, kappa in product((-1, 1), sorted(choice.lambdas), sorted(choice.kappas)):
+            change = tuple(noise.amplitudes(sign, kappa, lambda1).values())
+            smaller = (each for each in spoilt if each.sign == sign)
+            if change in tried or any(each.kappa <= kappa and each.lambda1 <= lambda1 for each in smaller):
+                continue
+            tried.add(change)
+            noise.put(sign, kappa, lambda1)
+            found.append(judge(sign, kappa, lambda1))
+            best = max(best, found[-1].retained + found[-1].error)
+            if not rows and found[-1].retained + 1 < best:
+                spoilt.append(found[-1])
     noise.undo()
     finite = [each for each in found if math.isfinite(each.margin)]
     return sorted(finite, key=lambda each: (0 if rows else each.retained + each.error, each.margin), reverse=True)
@@ -174,14 +212,19 @@ def confirmed(noise: Noise, ranked: Sequence[Candidate], measure: Callable[[], f
     )
 
 
-@torch.no_grad()
 def accuracy(
     model: nn.Module, task: Task, examples: Sequence[Example], batch_size: int = 64
 ) -> tuple[float, Tensor, float]:
-    """Return the examples' mean accuracy, their losses [B] (nats a decision) and the loss of guessing.
+    """Return the examples' mean accuracy, their losses [B] (nats a decision) and the loss of guessing."""
+    hits, losses, chance = answers(model, task, examples, batch_size)
+    return float(hits.mean()), losses, chance
 
-    An example's accuracy is the share of its scored decisions that are right.
-    """
+
+@torch.no_grad()
+def answers(
+    model: nn.Module, task: Task, examples: Sequence[Example], batch_size: int = 64
+) -> tuple[Tensor, Tensor, float]:
+    """Return the share of each example's scored decisions that are right [B], its loss [B] and the loss of guessing."""
     hits, losses, chance = [], [], 0.0
     device = next(model.parameters()).device
     with in_eval(model):
@@ -191,4 +234,4 @@ def accuracy(
             hits.append(decisions.per_example(decisions.greedy_hit().float(), "mean", scored_only=True))
             losses.append(decisions.loss())
             chance = math.log(decisions.logits.shape[-1])
-    return float(torch.cat(hits).mean()), torch.cat(losses), chance
+    return torch.cat(hits), torch.cat(losses), chance

@@ -51,6 +51,45 @@ def with_other_labels(
     ]
 
 
+def aims(
+    model: nn.Module,
+    task: Task,
+    new: Sequence[Row],
+    earlier: Sequence[Row] = (),
+    *,
+    relabel: bool,
+    answer: str | None = None,
+    seed: int = 0,
+) -> list[Row]:
+    """Return the rows with the labels that they are to lose, or (`relabel`) to get.
+
+    Rows that were forgotten `earlier` stay what they are: they are to lose their own labels, or to keep the class that the
+    model now says (where it is their own again, and of a causal LM's, another one).
+    """
+    other = with_other_labels(model, task, new, answer=answer, seed=seed)
+    if not relabel or not earlier:
+        return [*(other if relabel else new), *earlier]
+    again = with_other_labels(model, task, earlier, answer=answer, seed=seed)
+    if task.name == "causal_lm":
+        return [*other, *again]
+    said = said_classes(model, task, task.encode(earlier))
+    kept = [{**row, "label": label} for row, label in zip(earlier, said, strict=True)]
+    wrong = [one["label"] != row["label"] for one, row in zip(kept, earlier, strict=True)]
+    return [*other, *(one if stays else drawn for one, stays, drawn in zip(kept, wrong, again, strict=True))]
+
+
+@torch.no_grad()
+def said_classes(model: nn.Module, task: Task, examples: Sequence[Example], *, batch_size: int = 64) -> list[int]:
+    """Return the class that a classifier, in eval mode, finds most probable for each example."""
+    device, said = next(model.parameters()).device, []
+    with in_eval(unwrapped(model)) as still:
+        for first in range(0, len(examples), batch_size):
+            batch = task.collate(examples[first : first + batch_size])
+            decisions = task.decisions(still, {name: column.to(device) for name, column in batch.items()}, logits=True)
+            said += decisions.logits.argmax(-1).tolist()
+    return said
+
+
 def _other_answer(said: Sequence[str], row: Row, answer: str | None, draw: np.random.Generator) -> str:
     if answer is not None:
         return answer

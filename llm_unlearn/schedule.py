@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.tasks import Example
 
 Mix = Callable[[int, int, Example], Example]  # (number of the draw, index of the row, the row) -> what is trained on
+MANY = 64  # rows of which a step's own number is enough
 WINDOW = 16  # steps within which rows may be reordered by length
 
 
@@ -39,6 +40,15 @@ class Schedule:
         if self.steps is not None:
             return self.steps
         return max(self.least_steps, math.ceil(self.passes * rows / self.forget_batch))
+
+    def grown(self, rows: int) -> "Schedule":
+        """Return the schedule with more of many rows a step, twice or four times as many, beside as many others as before.
+
+        For fits that go on until every row is there: of 256 rows, 16 a step would see each only every 16 steps.
+        """
+        times = 1 if rows < 2 * MANY else 2 if rows < 4 * MANY else 4
+        share = max(1, self.retain_per_forget // times)
+        return replace(self, forget_batch=times * self.forget_batch, retain_per_forget=share)
 
     def rate(self, step: int, steps: int) -> float:
         """Return the learning rate's factor at `step`: linear warm-up, then decay to `last_rate`."""

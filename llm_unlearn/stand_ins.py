@@ -5,6 +5,7 @@ Four kinds, each of which keeps more of the test accuracy than those before it: 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,21 +14,40 @@ from torch import Tensor, nn
 from llm_unlearn.adversary import Attack, pgd
 from llm_unlearn.decisions import Decisions
 from llm_unlearn.errors import TaskError
-from llm_unlearn.head import in_eval, unwrapped
+from llm_unlearn.other_answers import class_count, said_classes
 from llm_unlearn.reference import reference_logits
-from llm_unlearn.run import Run
 from llm_unlearn.tasks import Batch, Example, Row, Task
 from llm_unlearn.vision import as_examples
 
 SHARES = {"adversarial": 0.15, "blended": 0.35, "shifted": 0.25, "blended and adversarial": 0.25}
 MOST_BYTES = 2**28  # of pictures held in memory: large ones get fewer stand-ins
 SHIFT = 0.1  # of a picture's side
+TOGETHER = 256  # pictures in one forward pass
+
+
+@dataclass(frozen=True)
+class StandIns:
+    """The pictures, and what the model before unlearning says of each: worked out once, not at every step."""
+
+    examples: list[Example]  # with the class that it says, and each with its `place` in the table
+    logits: Tensor  # [M, C] fp32, on the CPU
+
+    def moved(self, batch: Batch, now: Decisions) -> Tensor:
+        """Return KL(before || now) on a batch of them, mean over its examples, nats."""
+        target = self.logits[batch["place"].long().cpu()].to(now.logits)  # [B, C]
+        return now.per_example(now.divergence_from(target), "mean").mean()
 
 
 def stand_ins(
-    model: nn.Module, task: Task, rows: Sequence[Row], count: int, attack: Attack, seed: int = 0
-) -> list[Example]:
-    """Return about `count` pictures as examples, each with the class that the model says."""
+    model: nn.Module,
+    task: Task,
+    rows: Sequence[Row],
+    count: int,
+    attack: Attack,
+    seed: int = 0,
+    frozen_copy: nn.Module | None = None,
+) -> StandIns:
+    """Return about `count` pictures made from the rows, named by the model before unlearning (`reference`)."""
     draw = torch.Generator().manual_seed(seed)
     examples = task.encode(rows)
     name, _ = task.continuous(model, task.collate(examples[:1]))
@@ -44,10 +64,12 @@ def stand_ins(
         if kind == "shifted":
             source = shifted(source, draw)
         if "adversarial" in kind:
-            source = _moved(model, task, source, attack, draw)
+            source = _moved(model, task, source, class_count(model, task, rows), attack, draw)
         made.append(source)
     every = torch.cat(made)
-    return as_examples(every, _said(model, task, every)[0])
+    logits = _before(model, task, every, frozen_copy)
+    named = as_examples(every, logits.argmax(-1))
+    return StandIns([{**example, "place": float(place)} for place, example in enumerate(named)], logits)
 
 
 def blended(first: Tensor, second: Tensor, draw: torch.Generator) -> Tensor:
@@ -67,9 +89,12 @@ def shifted(pixels: Tensor, draw: torch.Generator) -> Tensor:
     return torch.stack(out)
 
 
-def _moved(model: nn.Module, task: Task, pixels: Tensor, attack: Attack, draw: torch.Generator) -> Tensor:
+def _moved(
+    model: nn.Module, task: Task, pixels: Tensor, classes: int, attack: Attack, draw: torch.Generator
+) -> Tensor:
     """Return the pictures moved towards a class that the model does not say of them; whether they get there does not matter."""
-    said, classes = _said(model, task, pixels)
+    unnamed = as_examples(pixels, torch.zeros(len(pixels), dtype=torch.long))
+    said = torch.tensor(said_classes(model, task, unnamed))
     aims = (said + torch.randint(1, max(classes, 2), said.shape, generator=draw)) % classes
     seed = int(torch.randint(2**31, (), generator=draw))
     how: dict[str, Any] = {"pixel_radius": attack.pixel_radius, "steps": attack.steps, "progress": True}
@@ -77,20 +102,11 @@ def _moved(model: nn.Module, task: Task, pixels: Tensor, attack: Attack, draw: t
     return pixels + torch.stack(found.deltas).float()
 
 
-@torch.no_grad()
-def _said(model: nn.Module, task: Task, pixels: Tensor, batch_size: int = 256) -> tuple[Tensor, int]:
-    """Return the class that the model says of each picture [n], and how many classes it has."""
-    device, said, classes = next(model.parameters()).device, [], 0
-    with in_eval(unwrapped(model)) as still:
-        for part in pixels.split(batch_size):
-            batch = task.collate(as_examples(part, torch.zeros(len(part), dtype=torch.long)))
-            logits = task.decisions(still, {name: column.to(device) for name, column in batch.items()}).logits
-            said.append(logits.argmax(-1).cpu())
-            classes = logits.shape[-1]
-    return torch.cat(said), classes
-
-
-def moved(run: Run, model: nn.Module, batch: Batch, now: Decisions) -> Tensor:
-    """Return KL(before || now) on the batch, mean over its examples, nats."""
-    target = reference_logits(model, run.task, batch, run.frozen_copy)  # [N, C]
-    return now.per_example(now.divergence_from(target), "mean").mean()
+def _before(model: nn.Module, task: Task, pixels: Tensor, frozen_copy: nn.Module | None) -> Tensor:
+    """Return what the model before unlearning says of the pictures, logits [n, C] on the CPU."""
+    device, out = next(model.parameters()).device, []
+    for part in pixels.split(TOGETHER):
+        batch = task.collate(as_examples(part, torch.zeros(len(part), dtype=torch.long)))
+        asked = {name: column.to(device) for name, column in batch.items()}
+        out.append(reference_logits(model, task, asked, frozen_copy).float().cpu())
+    return torch.cat(out)

@@ -19,7 +19,7 @@ from llm_unlearn.fit import fit
 from llm_unlearn.head import trainable
 from llm_unlearn.held import held, pull, scaled
 from llm_unlearn.methods.instance_wise import InstanceWise
-from llm_unlearn.other_answers import at_most, right_share, short_of, with_other_labels
+from llm_unlearn.other_answers import aims, at_most, right_share, said_classes, short_of, with_other_labels
 from llm_unlearn.run import Run
 from llm_unlearn.schedule import Schedule
 from llm_unlearn.stand_ins import stand_ins
@@ -42,7 +42,7 @@ def test_the_loss_before_the_first_step_is_the_equation(images: Bench, tmp_path:
     )
     run = images.run(tmp_path)
     near = anchors(run.model, run.task, run.rows("forget"), method.attack, run.seed + 1)
-    examples = {"forget": run.task.encode(run.rows("forget")[:2]), "adversarial": near.examples[:8]}
+    examples = {"forget": run.task.encode(run.rows("forget")[:2]), "stand_ins": near.examples[:8]}
     batch = run.task.collate_streams(examples)
     run.model.eval()
     found = method.objective(run, "misclassify", near)(run.model, batch, progress())
@@ -52,8 +52,8 @@ def test_the_loss_before_the_first_step_is_the_equation(images: Bench, tmp_path:
             return F.cross_entropy(images.target(pixel_values=pixels).logits, labels).item()
 
     own = mean_loss(batch["forget"]["pixel_values"], batch["forget"]["labels"])
-    moved = batch["adversarial"]["pixel_values"] + near.table[:8].float()
-    other = mean_loss(moved, batch["adversarial"]["labels"])
+    moved = batch["stand_ins"]["pixel_values"] + near.table[:8].float()
+    other = mean_loss(moved, batch["stand_ins"]["labels"])
     assert found["forget"].item() == pytest.approx(-own / 5, rel=1e-4)
     assert found["adversarial"].item() == pytest.approx(0.8 * other, rel=1e-4)
     assert found["held"].item() == 0.0 and set(found) == {"forget", "adversarial", "held"}
@@ -197,7 +197,7 @@ def test_an_interrupted_fit_ends_at_the_same_step(images: Bench, tmp_path: Path)
             {"forget": broken.rows("forget")},
             method.objective(broken, "misclassify", near),
             schedule=ROOM,
-            encoded={"adversarial": near.examples},
+            encoded={"stand_ins": near.examples},
             done=interrupted,
         )
     again = run("broken")
@@ -285,8 +285,8 @@ def test_unseen_rows_are_asked_for_where_they_are_needed(images: Bench, tmp_path
 
 def test_stand_ins_are_made_of_the_rows_and_named_by_the_model(images: Bench) -> None:
     rows = images.splits["forget"]
-    found = stand_ins(images.target, images.task, rows, 60, Attack(pixel_radius=0.3, steps=3), 1)
-    again = stand_ins(images.target, images.task, rows, 60, Attack(pixel_radius=0.3, steps=3), 1)
+    made = images.target, images.task, rows, 60, Attack(pixel_radius=0.3, steps=3), 1, images.target
+    found, again = stand_ins(*made).examples, stand_ins(*made).examples
     assert len(found) == 60 and all(
         torch.equal(a["pixel_values"], b["pixel_values"]) for a, b in zip(found, again, strict=True)
     )
@@ -306,8 +306,8 @@ def test_before_the_first_step_nothing_has_moved_and_the_rows_left_share_the_wei
     method = InstanceWise(stand_ins=20, importance=False, margin=0.5)
     run = images.run(tmp_path)
     made = stand_ins(run.model, run.task, run.rows("forget"), 20, Attack(steps=2), 1)
-    batch = run.task.collate_streams({"forget": run.task.encode(run.rows("forget")), "stand_ins": made})
-    found = method.objective(run, "misclassify", None)(run.model.eval(), batch, progress())
+    batch = run.task.collate_streams({"forget": run.task.encode(run.rows("forget")), "stand_ins": made.examples})
+    found = method.objective(run, "misclassify", made)(run.model.eval(), batch, progress())
     assert set(found) == {"forget", "kept"} and found["kept"].item() == pytest.approx(0.0, abs=1e-5)
     with torch.no_grad():
         far = short_of(run.task.decisions(images.target, batch["forget"], logits=True), 0.5, towards=False)
@@ -325,3 +325,63 @@ def test_the_margin_to_a_new_label_by_hand() -> None:
 def test_pictures_do_not_stand_in_for_texts(sentences: Bench, tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"this run is a sequence_classifier: set method\.keep=labels"):
         InstanceWise(keep="outputs", training=ROOM).unlearn(sentences.run(tmp_path))
+
+
+def test_stand_ins_are_held_at_what_the_model_before_said(images: Bench) -> None:
+    """An adapter that has changed the model, as that of an earlier request has, changes neither what is said nor by whom."""
+    model = images.wrapped()
+    with torch.no_grad():
+        for parameter in trainable(model).values():
+            parameter += 0.1
+    made = stand_ins(model, images.task, images.splits["forget"], 20, Attack(steps=2), 1)
+    batch = images.task.collate(made.examples[4:12])
+    before, now = logits(images.task, images.target, batch), images.task.decisions(model, batch, logits=True)
+    torch.testing.assert_close(made.logits[4:12], before, rtol=1e-4, atol=1e-5)
+    expected = F.kl_div(now.logits.log_softmax(-1), before.log_softmax(-1), log_target=True, reduction="batchmean")
+    assert made.moved(batch, now).item() == pytest.approx(expected.item(), rel=1e-4) and expected > 0.01
+
+
+# --- one request after the other ---
+
+
+def test_earlier_rows_are_to_lose_their_labels_too(images: Bench) -> None:
+    new, earlier = images.splits["forget"][:2], images.splits["forget"][2:5]
+    asked = images.target, images.task, new, earlier
+    assert aims(*asked, relabel=False) == [*new, *earlier]
+    assert aims(*asked[:3], relabel=True) == with_other_labels(*asked[:3])
+
+
+def test_earlier_rows_keep_the_new_labels_that_they_have(images: Bench) -> None:
+    """The target says a row's own label: rows whose label is another stand for relabelled ones, the last one is right again."""
+    earlier = [{**row, "label": (row["label"] + 1) % 3} for row in images.splits["forget"][2:5]]
+    earlier.append(images.splits["forget"][5])
+    found = aims(images.target, images.task, images.splits["forget"][:2], earlier, relabel=True)[2:]
+    said = said_classes(images.target, images.task, images.task.encode(earlier))
+    assert [row["label"] for row in found[:3]] == said[:3] != [row["label"] for row in earlier[:3]]
+    assert found[3]["label"] != earlier[3]["label"] == said[3]
+    assert [row["id"] for row in found] == [row["id"] for row in earlier]
+
+
+def test_a_language_model_s_earlier_rows_get_another_answer(language: Bench) -> None:
+    rows = language.splits["forget"]
+    found = aims(language.target, language.task, rows[:3], rows[3:6], relabel=True)
+    assert all(new["response"] != old["response"] for new, old in zip(found, rows[:6], strict=True))
+
+
+@pytest.mark.parametrize("goal", ["misclassify", "relabel"])
+def test_a_request_ends_when_the_earlier_ones_are_forgotten_too(goal: Any, images: Bench, tmp_path: Path) -> None:
+    rows = images.splits["forget"]
+    splits = {**images.splits, "forget": rows[:4], "forgotten": rows[4:8]}
+    run = images.run(tmp_path, splits=splits)
+    assert right_share(run.model, run.task, run.task.encode(rows[4:8])) == 1.0  # as if they had come back
+    InstanceWise(goal=goal, keep="nothing", importance=False, margin=0.5, training=ROOM).unlearn(run)
+    assert finished(run)["finished_after_steps"] is not None
+    assert right_share(run.model, run.task, run.task.encode(rows[:8])) == 0.0
+
+
+def test_many_rows_are_seen_more_at_a_time(images: Bench, tmp_path: Path) -> None:
+    run, plain = images.run(tmp_path), InstanceWise()
+    sizes = {rows: plain.schedule(run, rows) for rows in (16, 127, 128, 256, 1000)}
+    found = {rows: (each.forget_batch, each.retain_per_forget) for rows, each in sizes.items()}
+    assert found == {16: (16, 8), 127: (16, 8), 128: (32, 4), 256: (64, 2), 1000: (64, 2)}
+    assert InstanceWise(keep="labels").schedule(run, 256).forget_batch == 16  # its weight hangs on the ratio

@@ -23,7 +23,7 @@ from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.loading import load_adapted, load_codes
 from llm_unlearn.lora import Lora, attach
 from llm_unlearn.methods.mnemonic_noise import MnemonicNoise
-from llm_unlearn.noise import FLOOR, Noise, ratio, step
+from llm_unlearn.noise import FLOOR, Candidate, Choice, Judge, Noise, accuracy, ratio, search, spread_of, step
 from llm_unlearn.options import read
 from llm_unlearn.recipe import Recipe
 from llm_unlearn.reference import reference
@@ -77,12 +77,14 @@ def test_the_ratio_by_hand() -> None:
 
 def test_the_step_by_hand() -> None:
     eta, weight = torch.tensor([5.0, 1.0]), torch.tensor([1.0, 3.0])  # std sqrt(2)
-    assert step(eta, weight, kappa=2.0, lambda1=1e9) == pytest.approx(2 * math.sqrt(2) / 5)
-    assert step(eta, weight, kappa=2.0, lambda1=0.25) == 0.25
-    assert step(eta, torch.tensor([2.0, 2.0]), kappa=1.0, lambda1=1e9) == pytest.approx(
-        2 / 5
-    )  # no deviation: mean size
-    assert step(eta, torch.zeros(2), kappa=1.0, lambda1=1e9) == 0
+
+    def size(weight: torch.Tensor, kappa: float, lambda1: float) -> float:
+        return step(float(eta.max()), spread_of(weight), kappa=kappa, lambda1=lambda1)
+
+    assert size(weight, 2.0, 1e9) == pytest.approx(2 * math.sqrt(2) / 5)
+    assert size(weight, 2.0, 0.25) == 0.25
+    assert size(torch.tensor([2.0, 2.0]), 1.0, 1e9) == pytest.approx(2 / 5)  # no deviation: mean size
+    assert size(torch.zeros(2), 1.0, 1e9) == 0
 
 
 def test_the_whole_edit_by_hand(tmp_path: Path) -> None:
@@ -264,6 +266,59 @@ def test_what_goes_through_a_fresh_adapter_scales_with_one_projection(images: Be
     torch.testing.assert_close(logits(images.task, model, batch), fast, rtol=1e-4, atol=1e-4)
     noise.undo()
     assert all(torch.equal(p, untouched[name]) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def test_a_change_that_was_tried_is_not_tried_again(images: Bench) -> None:
+    """Where lambda1 is below every tensor's other bound, all kappas make one change: one candidate a sign and lambda1."""
+    model = images.wrapped(lora=False)
+    names = [name for name, _ in model.named_parameters() if name.endswith("dense.weight")]
+    noise = Noise(model, {name: torch.rand_like(model.get_parameter(name)) for name in names})
+    forget, retain = (images.task.encode(images.splits[name]) for name in ("forget", "retain"))
+    grid = Choice(kappas=(1e3, 1e4), lambdas=(1e-4, 1e-3), reach=2.0, cost=1.0)
+    judge, asked = Judge(model, images.task, forget, retain, grid), []
+    hook = model.register_forward_hook(lambda *_: asked.append(1))
+    found = search(noise, judge, grid)
+    assert len(found) == 4 and len(asked) == 4  # one forward pass of all 36 rows each
+    assert len(search(noise, judge, replace(grid, kappas=(1e-6, 1e4)))) == 6  # by 1e-6 both lambdas make one change
+    hook.remove()
+    noise.put(found[0].sign, found[0].kappa, found[0].lambda1)
+    of_forget, of_retain = (accuracy(model, images.task, rows)[0] for rows in (forget, retain))
+    assert (found[0].error, found[0].retained) == pytest.approx((1 - of_forget, of_retain))
+
+
+def test_what_keeps_too_little_spares_trying_more() -> None:
+    """A_R = 0.5 can make 1.5 at most, and 2 was found: of the larger steps none is tried, of the smaller ones every one."""
+    tried: list[tuple[int, float, float]] = []
+
+    def judge(sign: int, kappa: float, lambda1: float) -> Candidate:
+        tried.append((sign, kappa, lambda1))
+        return Candidate(
+            sign, kappa, lambda1, retained=1.0 if lambda1 < 1 else 0.5, error=float(lambda1 > 0.1), margin=0
+        )
+
+    noise: Any = SimpleNamespace(
+        model=nn.Linear(1, 1),
+        amplitudes=lambda *scale: {"w": math.prod(scale)},
+        put=lambda *_: None,
+        undo=lambda: None,
+    )
+    grid = Choice(kappas=(2.0, 3.0), lambdas=(4.0, 0.5, 0.05, 1.0), reach=2.0, cost=1.0)
+    found = search(noise, judge, grid)  # type: ignore[arg-type]
+    assert [each[1:] for each in tried if each[0] == -1] == [(k, x) for x in (0.05, 0.5) for k in (2.0, 3.0)] + [
+        (2.0, 1.0)
+    ]
+    assert len(found) == 10 and {each.lambda1 for each in found[:4]} == {0.5}
+    assert len(search(noise, judge, grid, rows=True)) == 16  # type: ignore[arg-type]
+
+
+def test_the_margin_weighs_what_is_lost(images: Bench) -> None:
+    forget, retain = (images.task.encode(images.splits[name]) for name in ("forget", "retain"))
+    (_, wrong, chance), (_, kept, _) = (accuracy(images.target, images.task, rows) for rows in (forget, retain))
+    for reach, cost in ((1e-4, 1.0), (5.0, 10.0)):
+        choice = Choice(kappas=(), lambdas=(), reach=reach, cost=cost)
+        found = Judge(images.target, images.task, forget, retain, choice)(1, 1.0, 1.0).margin
+        expected = min(wrong.mean().item(), reach * chance) - cost * kept.mean().item()
+        assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_choice_can_be_confirmed_on_retain_rows(

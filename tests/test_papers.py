@@ -138,9 +138,14 @@ def test_every_entry_of_a_method_that_exists_builds() -> None:
 
 
 def test_full_keeps_the_plan_and_changes_the_sizes() -> None:
-    small, large = (plan.groups((), (), (0,), full) for full in (False, True))
-    assert [(g.setup.name, g.scenario.name) for g in small] == [(g.setup.name, g.scenario.name) for g in large]
-    assert all(a.setup.epochs < b.setup.epochs for a, b in zip(small, large, strict=True))
+    """The hour of the default leaves out a ViT's smallest and largest shares, and two seeds of what takes longest."""
+    small, large = (plan.groups((), (), (0, 1, 2), full) for full in (False, True))
+    names = [[(g.setup.name, g.scenario.name, g.seed) for g in groups] for groups in (small, large)]
+    more = {(plan.VIT, f"random {percent} %", seed) for percent in (3, 30) for seed in (0, 1, 2)}
+    more |= {(plan.RESNET, name, seed) for name in ("256 rows", "5 requests") for seed in (1, 2)}
+    assert set(names[1]) - set(names[0]) == more and [each for each in names[1] if each not in more] == names[0]
+    sizes = {g.setup.name: g.setup.epochs for g in small}
+    assert all(sizes[g.setup.name] < g.setup.epochs for g in large)
 
 
 def test_resnet20_is_the_published_size() -> None:
@@ -261,6 +266,26 @@ def test_requests_follow_one_another(data: Path, kept: Path, tiny: Setup) -> Non
     by_request = runs[0][1]["grad_ascent plain"]["forget_by_request"]
     assert [len(each) for each in by_request] == [1, 2, 3, 4, 5]
     assert "after the last one" in pages.page([runs])
+
+
+def test_a_later_request_is_told_the_earlier_rows(
+    data: Path, kept: Path, tiny: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One adapter goes on through all of them: switched off, it is the model before the first."""
+    seen: list[tuple[Any, list[str], list[str]]] = []
+
+    class Spy:
+        def unlearn(self, run: Any) -> None:
+            ids = [[row["id"] for row in run.splits.get(name, ())] for name in ("forget", "forgotten")]
+            seen.append((run.model, *ids))
+
+    group = small(tiny, "5 requests", "grad_ascent")
+    bench = cells.Bench(group, data, kept)
+    monkeypatch.setattr(Entry, "build", lambda self: Spy())
+    bench.unlearned(group.entries[0])
+    models_, new, earlier = zip(*seen, strict=True)
+    assert len(seen) == 5 and all(model is models_[0] for model in models_)
+    assert [len(each) for each in earlier] == [0, 16, 32, 48, 64] and earlier[2] == [*new[0], *new[1]]
 
 
 def script() -> Any:

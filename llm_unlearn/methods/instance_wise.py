@@ -6,11 +6,12 @@ x' are adversarial examples made from the forget rows with the model before unle
 labels that are not y, each as likely as the others); to keep saying so keeps the borders between classes where they are.
 O_i is the weight's importance for the forget rows (MAS), scaled to 0..1 in each tensor: what they do not use is held.
 The fit ends after the step that leaves no forget row its label (misclassify), or gives every row its new one (relabel).
+Rows of earlier requests (the split `forgotten`) stay forgotten: they are forget rows again, and cost nothing while they are wrong.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from llm_unlearn import other_answers
 from llm_unlearn.adversary import Anchors, Attack, anchors
@@ -20,7 +21,7 @@ from llm_unlearn.held import held, pull
 from llm_unlearn.method import Method
 from llm_unlearn.observe import Done
 from llm_unlearn.run import Run
-from llm_unlearn.stand_ins import moved, stand_ins
+from llm_unlearn.stand_ins import StandIns, stand_ins
 from llm_unlearn.tasks import Row
 
 
@@ -48,57 +49,58 @@ class InstanceWise(Method):
     stop_at: Literal["auto", "zero", "holdout"] = "auto"  # right decisions left; auto: a causal LM's holdout's
     # AdamW, 2e-3 with outputs, 5e-4 with labels. Differs from the paper: SGD, momentum 0.9, 1e-3, on full weights
     training: Schedule = Schedule(
-        passes=150.0, least_steps=400, forget_batch=16, retain_per_forget=8, warmup_steps=0, decay="constant"
+        passes=300.0, least_steps=400, forget_batch=16, retain_per_forget=8, warmup_steps=0, decay="constant"
     )
 
     def unlearn(self, run: Run) -> None:
         """Make what stands in for other rows, and importance, from the model as it is; then fit until the goal is reached."""
         self.check(run)
-        rows, kept = run.rows("forget"), self.kept(run)
         goal = self.goal if self.goal != "auto" else "relabel" if run.task.name == "causal_lm" else "misclassify"
-        other = other_answers.with_other_labels(run.model, run.task, rows, answer=self.answer, seed=run.seed)
-        aim = other if goal == "relabel" else rows
-        made = run.model, run.task, rows
-        near = anchors(*made, self.attack, run.seed + 1) if kept == "labels" else None
-        encoded = {"adversarial": near.examples} if near else {}
-        if kept == "outputs":
-            encoded = {"stand_ins": stand_ins(*made, self.stand_ins, self.attack, run.seed + 1)}
-        rate = self.training.learning_rate or (2e-3 if kept == "outputs" else 5e-4)
-        objective, done = self.objective(run, goal, near), self.done(run, goal, aim)
-        fit(
-            run,
-            {"forget": aim},
-            objective,
-            schedule=replace(self.training, learning_rate=rate),
-            encoded=encoded,
-            done=done,
-        )
+        earlier = run.splits.get("forgotten", ())
+        how: Any = {"relabel": goal == "relabel", "answer": self.answer, "seed": run.seed}
+        aim = other_answers.aims(run.model, run.task, run.rows("forget"), earlier, **how)
+        near = self.near(run, [*run.rows("forget"), *earlier])
+        done, schedule = self.done(run, goal, aim), self.schedule(run, len(aim))
+        encoded = {"stand_ins": near.examples} if near else {}
+        fit(run, {"forget": aim}, self.objective(run, goal, near), schedule=schedule, encoded=encoded, done=done)
         end = read_json(run.folder / "fit" / DONE) or {}
         told = {"goal": goal, "finished_after_steps": end.get("finished"), "most_steps": end.get("steps")}
-        write_json(run.folder / "method.json", told | (near.told() if near else {}))
+        write_json(run.folder / "method.json", told | (near.told() if isinstance(near, Anchors) else {}))
 
     def kept(self, run: Run) -> str:
         """Return what is held of the model before, beside its weights."""
         return self.keep if self.keep != "auto" else "outputs" if run.task.name == "image_classifier" else "labels"
 
-    def objective(self, run: Run, goal: str, near: Anchors | None) -> Objective:
-        """Return the terms; adversarial examples and held weights are constants made before the first step."""
-        outputs, share = self.kept(run) == "outputs", 1 / (1 + self.training.retain_per_forget) if near else 1.0
+    def near(self, run: Run, rows: Sequence[Row]) -> Anchors | StandIns | None:
+        """Return what stands in for other rows, made from these."""
+        if self.kept(run) == "outputs":
+            return stand_ins(run.model, run.task, rows, self.stand_ins, self.attack, run.seed + 1, run.frozen_copy)
+        return anchors(run.model, run.task, rows, self.attack, run.seed + 1) if self.kept(run) == "labels" else None
+
+    def schedule(self, run: Run, rows: int) -> Schedule:
+        """Return the training settings for so many rows."""
+        outputs = self.kept(run) == "outputs"  # the weight of labels hangs on how many of them there are to a row
+        rate = self.training.learning_rate or (2e-3 if outputs else 5e-4)
+        return replace(self.training.grown(rows) if outputs else self.training, learning_rate=rate)
+
+    def objective(self, run: Run, goal: str, near: Anchors | StandIns | None) -> Objective:
+        """Return the terms; what stands in for other rows and held weights are constants made before the first step."""
+        outputs = isinstance(near, StandIns)
+        share = 1 / (1 + self.training.retain_per_forget) if isinstance(near, Anchors) else 1.0
         margin = self.margin if self.margin is not None else 0.05 if outputs else 0.5
         weights = held(run.model, run.task, run.task.encode(run.rows("forget"))) if self.importance else None
         by_margin = self.push == "margin" and run.task.name != "causal_lm" and (outputs or goal == "misclassify")
 
         def terms(model: Module, batch: Batches, progress: Progress) -> Terms:
-            if near:
-                batch = near.join(model, run.task, batch, "adversarial")
+            batch = near.join(model, run.task, batch, "stand_ins") if isinstance(near, Anchors) else batch
             forget, *others = run.task.streams(model, batch)
             loss = forget.mean_nll() if goal == "relabel" else -forget.surprise(self.limit)
             if by_margin:
                 loss = other_answers.short_of(forget, margin, towards=goal == "relabel")
             out = {"forget": share * loss.mean()}
-            if outputs:  # the rows that are not there yet share the weight of all
+            if isinstance(near, StandIns):  # the rows that are not there yet share the weight of all
                 out["forget"] /= progress.reduce_mean((loss.detach() > 0).float().mean()).clamp(min=1 / len(loss))
-                out["kept"] = self.keep_weight * moved(run, model, batch["stand_ins"], others[0])
+                out["kept"] = self.keep_weight * near.moved(batch["stand_ins"], others[0])
             elif others:
                 out["adversarial"] = (1 - share) * others[0].mean_nll().mean()
             if weights:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peft import PeftModel
 from torch import nn
 from transformers.trainer_utils import set_seed
 
@@ -212,23 +213,26 @@ class Bench:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
             start = time.process_time()
-            model = self._forgotten(entry, model, rows, work)
+            earlier = [row for each in self.cut.requests[:number] for row in each]
+            model = self._forgotten(entry, model, rows, work, earlier)
             seconds += time.process_time() - start
             learned = read_json(work / "method.json") or {}
             shutil.rmtree(work)
             if len(self.cut.requests) > 1:
-                earlier = self.cut.requests[: number + 1]
-                returned.append([hit_rate(model, self.task, self.task.encode(each)) for each in earlier])
+                so_far = self.cut.requests[: number + 1]
+                returned.append([hit_rate(model, self.task, self.task.encode(each)) for each in so_far])
         cell = {"figures": self.figures(self.measured(model)), "seconds": round(seconds, 2), "learned": learned}
         return {**cell, **({"forget_by_request": returned} if returned else {})}
 
-    def _forgotten(self, entry: Entry, model: nn.Module, rows: Sequence[Row], work: Path) -> nn.Module:
-        """Return the model after the method; what was learned before is in its base."""
+    def _forgotten(
+        self, entry: Entry, model: nn.Module, rows: Sequence[Row], work: Path, earlier: Sequence[Row]
+    ) -> nn.Module:
+        """Return the model after the method; one adapter goes on through all requests, so that its base stays the target."""
         set_seed(self.group.seed)
         full = entry.weights == "full"
         frozen = copy.deepcopy(model) if full else None
-        model = model if full else adapted(model)
-        splits = self.splits(entry, rows)
+        model = model if full or isinstance(model, PeftModel) else adapted(model)
+        splits = {**self.splits(entry, rows), **({"forgotten": earlier} if earlier else {})}
         seed, codes = self.group.seed, self.target.codes
         run = Run(model=model, task=self.task, splits=splits, folder=work, seed=seed, frozen_copy=frozen, codes=codes)
         entry.build().unlearn(run)
@@ -254,5 +258,4 @@ class Bench:
 
 def adapted(model: nn.Module) -> nn.Module:
     """Return the model with a fresh adapter on every linear and convolution layer, and the head trained in full."""
-    base = model.merge_and_unload(safe_merge=True) if hasattr(model, "merge_and_unload") else model  # type: ignore[operator]
-    return attach(base, Lora(), None, tuple(head_names(base)))
+    return attach(model, Lora(), None, tuple(head_names(model)))
