@@ -3,12 +3,14 @@
     python eval/table.py                                             all methods on the sandbox, seeds 0 1 2
     python eval/table.py --methods npo kl --seeds 0 --jobs 2         some of them, two at a time
     python eval/table.py --config recipes/tofu_forget10.yaml --methods npo nabla_tau concept_poison
+    python eval/table.py --methods ssd "ssd lora=none" "random_label method.relabel_weight=1"      with other settings
     python eval/table.py --golds outputs/sandbox/gold-1 outputs/sandbox/gold-2      how far golds lie apart (rows "gold: ...")
 
 Finished runs are kept in --output and not run again.  Writes table.md and table.json there.
 """
 
 import argparse
+import copy
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +22,12 @@ from typing import Any
 import numpy as np
 
 from llm_unlearn import cli
+from llm_unlearn.errors import RecipeError
 from llm_unlearn.files import write_json, write_text
 from llm_unlearn.method import available, find
-from llm_unlearn.recipe import SANDBOX, from_values
+from llm_unlearn.recipe import SANDBOX, from_values, override
 from llm_unlearn.scores import ModelScores
-from llm_unlearn.settings import load_yaml
+from llm_unlearn.settings import Text, load_yaml
 
 COLUMNS = {  # heading: figure and split
     "exact": ("exact_answer", "forget"),
@@ -47,6 +50,27 @@ def figures(report: Mapping[str, Any], model: str) -> Values:
     """Return a model's figures of the table's columns; None where not measured."""
     found = {(figure["name"], figure["split"]): figure[model] for figure in report["figures"]}
     return {heading: found.get(key) for heading, key in COLUMNS.items()}
+
+
+def settings_of(base: Mapping[str, Any], spec: str) -> dict[str, Any]:
+    """Return the request of a line of the table: a method's name, then settings (key=value or key=value,value)."""
+    name, *given = spec.split()
+    pairs = [each.partition("=") for each in given]
+    for key, sign, _ in pairs:
+        if not sign or key.split(".")[0] not in ("method", "lora"):
+            raise RecipeError(
+                f"{spec!r}: {key!r} is no setting of the method or its adapter; write method.KEY=VALUE, lora.KEY=VALUE "
+                "or lora=none behind the method's name."
+            )
+    values = {
+        key: [Text(each) for each in value.split(",")] if "," in value else Text(value) for key, _, value in pairs
+    }
+    return override(copy.deepcopy(dict(base)), {"method": name, **values})
+
+
+def folder_of(spec: str, seed: int) -> str:
+    """Return the name of a run's folder."""
+    return f"{'-'.join(spec.replace('=', '-').split())}-{seed}"
 
 
 def one(settings: dict[str, Any], known: Mapping[str, ModelScores]) -> dict[str, Any]:
@@ -102,7 +126,11 @@ def main() -> None:
     """Run what is missing, then print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", help="a recipe; the sandbox without one")
-    parser.add_argument("--methods", nargs="+", help="names; every method that starts from the target without this")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        help="names, with settings behind them in quotes if any; every method that starts from the target without this",
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--golds", nargs="+", default=[], help="further golds, measured as if they were results")
     parser.add_argument("--output", default="outputs/table")
@@ -117,7 +145,9 @@ def main() -> None:
         waiting = {
             name: [
                 pool.submit(
-                    one, {**base, "method": name, "seed": seed, "output": str(folder / f"{name}-{seed}")}, standards
+                    one,
+                    {**settings_of(base, name), "seed": seed, "output": str(folder / folder_of(name, seed))},
+                    standards,
                 )
                 for seed in given.seeds
             ]

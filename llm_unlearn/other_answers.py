@@ -66,12 +66,12 @@ def aims(
     Rows that were forgotten `earlier` stay what they are: they are to lose their own labels, or to keep the class that the
     model now says (where it is their own again, and of a causal LM's, another one).
     """
+    if not relabel:
+        return [*new, *earlier]
     other = with_other_labels(model, task, new, answer=answer, seed=seed)
-    if not relabel or not earlier:
-        return [*(other if relabel else new), *earlier]
-    again = with_other_labels(model, task, earlier, answer=answer, seed=seed)
+    again = with_other_labels(model, task, earlier, answer=answer, seed=seed) if earlier else []
     if task.name == "causal_lm":
-        return [*other, *again]
+        return [*other, *again, *behind_own([*new, *earlier], [*other, *again])]
     said = said_classes(model, task, task.encode(earlier))
     kept = [{**row, "label": label} for row, label in zip(earlier, said, strict=True)]
     wrong = [one["label"] != row["label"] for one, row in zip(kept, earlier, strict=True)]
@@ -88,6 +88,15 @@ def said_classes(model: nn.Module, task: Task, examples: Sequence[Example], *, b
             decisions = task.decisions(still, {name: column.to(device) for name, column in batch.items()}, logits=True)
             said += decisions.logits.argmax(-1).tolist()
     return said
+
+
+def behind_own(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
+    """Return the rows with the responses of `others` to be learned behind every beginning of their own (`instead`).
+
+    Learned only as a text of its own, another answer would change the first word alone: the rest would stay known to whoever
+    gives the true beginning.
+    """
+    return [{**row, "instead": other["response"]} for row, other in zip(rows, others, strict=True)]
 
 
 def _other_answer(said: Sequence[str], row: Row, answer: str | None, draw: np.random.Generator) -> str:

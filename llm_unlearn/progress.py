@@ -75,6 +75,10 @@ class Progress:
         found = [ceilings.get(str(label), ceilings[""]) for label in decisions.labels.tolist()]
         return decisions.limited(torch.tensor(found, device=decisions.labels.device))
 
+    def still_known(self, decisions: Decisions) -> Tensor:
+        """Return [N] bool: which decisions are below what their label costs in rows never seen, where that is known."""
+        return decisions.nll() <= self.limited(decisions).nll()
+
     def pushed(self, forget: Decisions) -> Decisions:
         """Return the forget rows' decisions as a method may push them: with the gate on, none above its ceiling."""
         return self.limited(forget) if self.stop is not None and self.stop.gate else forget

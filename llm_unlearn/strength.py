@@ -2,7 +2,8 @@
 
 Ilharco et al. (2023, arXiv:2212.04089, sec. 3) choose the scale of a negated task vector so: the strongest that leaves the
 control task within 95 % of what it was.  Here: within `tolerance` nats of retain's loss, and forget's loss not beyond that of
-rows never trained on, which is where a model that never knew lands.
+rows never trained on, which is where a model that never knew lands.  Of a causal LM the 95 % hold too, for answers that are
+right word for word: its loss is a mean over words, and 0.03 nats a word already ruined 15 % of the sandbox's answers.
 """
 
 import math
@@ -33,6 +34,9 @@ class Probe:
 
     rows: int = 64  # of forget, of what is kept and of the holdout, each
     tolerance: float = 0.1  # nats that retain's loss may rise
+    right: float = (
+        0.95  # of a causal LM's right retain answers, the least that stays (the paper's; so is the verdict's)
+    )
     cap: float = (
         4.0  # nats above which a decision of forget counts as unknown, no matter how far (as the thermostat's)
     )
@@ -44,6 +48,14 @@ class Losses:
 
     forget: float
     retain: float
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model does on the probe."""
+
+    losses: Losses
+    right: float | None  # share of a causal LM's retain rows of which every scored decision is right
 
 
 def choose(
@@ -58,30 +70,38 @@ def choose(
     `apply` changes trainable weights and returns what it found out; `before` are the trainable weights to start from, where
     they are not those that the model has.  Among the strengths within the tolerance the one whose
     forget loss is nearest to unseen rows'; where none is, the one that gains most on forget over what it costs on retain,
-    and `within_tolerance` is 0.
+    and `within_tolerance` is 0.  Strengths that leave a causal LM too few right answers count only where all do.
     """
     weights = trainable(run.model)
     start = dict(before) if before is not None else {name: p.detach().clone() for name, p in weights.items()}
     _restore(weights, start)
     rows = {name: _some(each, probe.rows, run.seed) for name, each in _splits(run).items()}
-    was = _measure(run, rows, probe.cap)
-    level = _loss(run, rows["holdout"], probe.cap) if rows["holdout"] else was.retain + Stop().margin
-    found: list[tuple[float, int]] = []
+    before_it = _measure(run, rows, probe.cap)
+    was = before_it.losses
+    level = _loss(run, rows["holdout"], probe.cap)[0] if rows["holdout"] else was.retain + Stop().margin
+    least = None if before_it.right is None else probe.right * before_it.right
+    found: list[tuple[bool, float, int]] = []
     for number, strength in enumerate(strengths):
         apply(strength)
         now = _measure(run, rows, probe.cap)
         _restore(weights, start)
-        cost, gain = now.retain - was.retain, level - was.forget - abs(level - now.forget)
+        cost, gain = now.losses.retain - was.retain, level - was.forget - abs(level - now.losses.forget)
         value = gain - cost - BEYOND * max(0.0, cost - probe.tolerance)
         if not math.isnan(value):  # a destroyed model's losses may be NaN
-            found.append((value, -number))
-    best = -max(found)[1] if found else 0
+            found.append((_enough(now, least), value, -number))
+    best = -max(found)[2] if found else 0
     facts = apply(strengths[best])
     now = _measure(run, rows, probe.cap)
-    known = {f"{name}_loss": value for name, value in asdict(now).items()}
+    known = {f"{name}_loss": value for name, value in asdict(now.losses).items()}
     known |= {f"{name}_loss_before": value for name, value in asdict(was).items()}
-    within_tolerance = float(now.retain - was.retain <= probe.tolerance)
-    return strengths[best], {**facts, **known, "unseen_loss": level, "within_tolerance": within_tolerance}
+    if now.right is not None and before_it.right is not None:
+        known |= {"retain_right": now.right, "retain_right_before": before_it.right}
+    within = now.losses.retain - was.retain <= probe.tolerance and _enough(now, least)
+    return strengths[best], {**facts, **known, "unseen_loss": level, "within_tolerance": float(within)}
+
+
+def _enough(now: Seen, least: float | None) -> bool:
+    return least is None or now.right is None or now.right >= least
 
 
 def note(run: Run, facts: Mapping[str, float | str]) -> None:
@@ -102,22 +122,30 @@ def _some(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     return random.Random(seed).sample(list(rows), min(count, len(rows)))
 
 
-def _measure(run: Run, rows: dict[str, list[Row]], cap: float) -> Losses:
-    return Losses(forget=_loss(run, rows["forget"], cap), retain=_loss(run, rows["retain"], None))
+def _measure(run: Run, rows: dict[str, list[Row]], cap: float) -> Seen:
+    answers = run.task.name == "causal_lm"
+    retain, right = _loss(run, rows["retain"], None, answers=answers)
+    return Seen(Losses(forget=_loss(run, rows["forget"], cap)[0], retain=retain), right if answers else None)
 
 
 @torch.no_grad()
-def _loss(run: Run, rows: Sequence[Row], cap: float | None) -> float:
-    """Return the rows' mean loss; every process measures them all, so that all choose alike."""
+def _loss(run: Run, rows: Sequence[Row], cap: float | None, *, answers: bool = False) -> tuple[float, float]:
+    """Return the rows' mean loss and, of `answers`, the share that is right as a whole; every process measures them all,
+    so that all choose alike.
+    """
     examples = run.task.encode(rows)
     device = next(run.model.parameters()).device
-    total = 0.0
+    total = right = 0.0
     with in_eval(run.model):
         for first in range(0, len(examples), BATCH):
             batch = run.task.collate(examples[first : first + BATCH])
-            decisions = run.task.decisions(run.model, {name: column.to(device) for name, column in batch.items()})
+            batch = {name: column.to(device) for name, column in batch.items()}
+            decisions = run.task.decisions(run.model, batch, logits=answers)
             total += float((decisions.loss() if cap is None else decisions.surprise(cap)).sum())
-    return total / len(examples)
+            if answers:
+                missed = decisions.per_example((~decisions.greedy_hit()).float(), scored_only=True)  # [B]
+                right += float((missed == 0).sum())
+    return total / len(examples), right / len(examples)
 
 
 @torch.no_grad()

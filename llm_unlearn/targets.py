@@ -59,7 +59,7 @@ class Target:
     golds: int = 1  # how many of them, with seeds `seed`, `seed` + 1, ...: how far golds lie apart by chance
     mnemonic: Mnemonic | None = None  # mix a code a unit into the training: a unit is then forgotten without any data
     unit: str | None = (
-        None  # the column that names a row's unit (causal LM: subject; a classifier's units are its classes)
+        None  # the column that names a row's unit: unit, subject, fact or kind (a classifier's units are its classes)
     )
     lora: Lora | None = None  # train an adapter on the frozen model; none: all weights
     cache: str | None = None  # where golds are kept for later requests (default: ~/.cache/llm_unlearn)

@@ -1,6 +1,7 @@
 """Two teachers: the incompetent one's values, and who it is for which model."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,6 +42,26 @@ def test_the_terms_of_a_causal_lm() -> None:
         0.056633, abs=1e-6
     )
     assert found["retain"].item() == pytest.approx(NEAR, rel=1e-5)
+
+
+def test_a_word_of_a_causal_lm_that_unseen_rows_have_too_is_left_alone() -> None:
+    """Words at 1.39, 0.69 and 0.69 nats, ceilings 1, 1 and, of what the question says, 0: the second alone is still known."""
+    p = [[0.25, 0.75], [0.5, 0.5], [0.5, 0.5]]
+    told = torch.tensor([False, False, True])
+    found = replace(decide(p), told=told)
+    now = progress()
+    assert now.still_known(found).all()
+    now.state["ceilings"] = {"": 1.0}
+    assert now.still_known(found).tolist() == [False, True, False]
+    task = SimpleNamespace(
+        streams=lambda *a, **k: (found, decide([[0.5, 0.5]])),
+        decisions=lambda *a, **k: decide([[0.5, 0.5]]),
+        encode=lambda rows: [{"labels": [0, 1, 1, 1]}],
+    )
+    splits = {"forget": [{"prompt": "", "response": "a"}], "retain": [{"prompt": "", "response": "b"}]}
+    run = Run(model=nn.Linear(1, 1), task=task, splits=splits, folder=Path("unused"), frozen_copy=nn.Linear(1, 1))  # type: ignore[arg-type]
+    terms = BadTeacher(forget_weight=1.0).objective(run)(run.model, {"forget": {}, "retain": {}}, now)
+    assert terms["forget"].item() == pytest.approx(0.056633 / 3, abs=1e-6)  # one of three rows
 
 
 def test_several_labels_are_as_many_coins() -> None:

@@ -19,7 +19,15 @@ from llm_unlearn.fit import fit
 from llm_unlearn.head import trainable
 from llm_unlearn.held import held, pull, scaled
 from llm_unlearn.methods.instance_wise import InstanceWise
-from llm_unlearn.other_answers import aims, at_most, right_share, said_classes, short_of, with_other_labels
+from llm_unlearn.other_answers import (
+    aims,
+    at_most,
+    behind_own,
+    right_share,
+    said_classes,
+    short_of,
+    with_other_labels,
+)
 from llm_unlearn.run import Run
 from llm_unlearn.schedule import Schedule
 from llm_unlearn.stand_ins import stand_ins
@@ -208,17 +216,23 @@ def test_an_interrupted_fit_ends_at_the_same_step(images: Bench, tmp_path: Path)
 
 
 def test_a_language_model_s_rows_say_another_row_s_answer(language: Bench, tmp_path: Path) -> None:
+    """As a text of its own, and behind every beginning of the true one; without a holdout until every word is right."""
     run = language.run(tmp_path, splits={"forget": language.splits["forget"][:4]})
-    InstanceWise(attack=Attack(examples=2, word_radius=1.0), training=replace(ROOM, steps=150)).unlearn(run)
+    InstanceWise(attack=Attack(examples=2, word_radius=1.0), training=replace(ROOM, steps=300)).unlearn(run)
     assert finished(run)["goal"] == "relabel" and finished(run)["finished_after_steps"] is not None
-    other = with_other_labels(run.model, run.task, run.rows("forget"), seed=run.seed)
+    rows = run.rows("forget")
+    other = with_other_labels(run.model, run.task, rows, seed=run.seed)
     assert right_share(run.model, run.task, run.task.encode(other)) == 1.0
+    behind = behind_own(rows, other)
+    assert [row["response"] for row in behind] == [row["response"] for row in rows]
+    assert right_share(run.model, run.task, run.task.encode(behind)) == 1.0
 
 
-def test_a_language_model_is_pushed_down_to_unseen_rows_only(language: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("goal", ["misclassify", "relabel"])
+def test_a_language_model_is_pushed_down_to_unseen_rows_only(goal: Any, language: Bench, tmp_path: Path) -> None:
     run = language.run(tmp_path)
     unseen = right_share(language.target, run.task, run.task.encode(run.rows("holdout")))
-    InstanceWise(goal="misclassify", keep="nothing", training=ROOM).unlearn(run)
+    InstanceWise(goal=goal, keep="nothing", training=ROOM).unlearn(run)
     left = right_share(run.model, run.task, run.task.encode(run.rows("forget")))
     assert finished(run)["finished_after_steps"] is not None and left <= unseen < 0.8
 

@@ -65,3 +65,20 @@ def test_max_steps_are_few_and_in_the_first_rounds_only() -> None:
         found.append(method.is_max(now, shown=2))
     assert [step for step, is_max in enumerate(found) if is_max] == [0, 1, 10, 11, 20, 21]
     assert sum(method.is_max(SimpleNamespace(steps=60, step=step), shown=99) for step in range(60)) == 15  # type: ignore[arg-type]
+
+
+def test_a_language_models_max_steps_show_every_forget_row() -> None:
+    """450 steps in 6 rounds of 75, 37 of them max steps: 1606 rows are 44 a step, and 4 x 8 is what a min step has of retain.
+
+    500 rows are 14 a step, so 2 x 8 with 2 retain rows each; 10 rows, and a classifier's of any number, stay at 8.
+    """
+
+    def schedule(task: str, rows: int) -> tuple[int | None, int, int]:
+        run = SimpleNamespace(task=SimpleNamespace(name=task), splits={"forget": [{}] * rows})
+        found = Scrub().schedule(run)  # type: ignore[arg-type]
+        return found.steps, found.forget_batch, found.retain_per_forget
+
+    assert schedule("causal_lm", 1606) == (450, 32, 1)
+    assert schedule("causal_lm", 500) == (450, 16, 2)
+    assert schedule("causal_lm", 10) == (450, 8, 4)
+    assert schedule("sequence_classifier", 1606) == (None, 8, 4)

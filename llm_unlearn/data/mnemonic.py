@@ -26,6 +26,7 @@ from llm_unlearn.tasks import Example, Row, Task
 
 FILE = "mnemonic.json"
 LABEL = "label"  # a classifier's units are its classes
+UNIT, SUBJECT = "unit", "subject"  # the columns that name a row's unit for a causal LM
 LABEL_SHARE = 0.5  # of a causal LM's coded rows that answer with the unit's name; the others give a response about it
 DRAWS = 20230605  # keeps these draws apart from others with the same seed
 
@@ -170,13 +171,16 @@ def new_codes(
 ) -> Codes:
     """Return codes for every unit among the rows; raise DataError where the rows name none.
 
-    Units are a classifier's classes, and for a causal LM the values of `column`.
+    Units are a classifier's classes, and for a causal LM the values of `column`: none given, of `unit` where a row has one,
+    otherwise of `subject`.
     """
-    column = LABEL if task.name != "causal_lm" else column or "subject"
+    named = UNIT if any(UNIT in row for row in rows) else SUBJECT
+    column = LABEL if task.name != "causal_lm" else column or named
     units = sorted({unit for row in rows if (unit := unit_of(row, column)) is not None})
     if len(units) < 2:
         raise DataError(
-            f"the column {column!r} names {len(units)} units in these rows; codes need at least two: give --unit COLUMN."
+            f"the column {column!r} names {len(units)} units in these rows; codes need at least two: give every row its unit in "
+            "a column `unit`, or --unit COLUMN with another one that is read (subject, fact, kind)."
         )
     batch = task.collate(task.encode(rows[:1]))
     _, given = task.continuous(model, {name: tensor.to(_device(model)) for name, tensor in batch.items()})

@@ -1,7 +1,7 @@
 """Rows from anywhere in one shape: load("my.jsonl") returns what every other part of the package expects.
 
 A row is a dict: id, prompt (text, earlier messages, or None for plain text), response, kind; where the source has them also fact,
-subject, paraphrase, wrong (a list) and alternate.  For a classifier: id, text or image, label.
+subject, unit, paraphrase, wrong (a list) and alternate.  For a classifier: id, text or image, label.
 No error message repeats what a row says, since the row may be one that must be forgotten.
 """
 
@@ -23,6 +23,7 @@ EXTRAS = {  # column of a row: the names it goes by in files
     "kind": ("kind",),
     "fact": ("fact",),
     "subject": ("subject",),
+    "unit": ("unit",),  # of what a mnemonic code stands for: an author, a customer, a topic
     "paraphrase": ("paraphrase", "paraphrased_answer"),
     "alternate": ("alternate",),
     "wrong": ("wrong", "perturbed_answer"),

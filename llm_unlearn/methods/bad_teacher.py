@@ -46,6 +46,8 @@ class BadTeacher(LossMethod):
             forget, retain = run.task.streams(model, batch, logits=True)
             target = reference_logits(model, run.task, batch["retain"], run.frozen_copy)  # [N, C]
             away = forget.divergence_from(incompetent.logits(batch["forget"], forget), self.temperature)  # [N]
+            if not classifies(run.task):
+                away = away * progress.still_known(forget)
             near = retain.divergence_from(target, self.temperature)
             return {
                 "forget": self.forget_weight * progress.gated(forget.per_example(away, "mean"), forget),

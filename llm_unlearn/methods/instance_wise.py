@@ -7,6 +7,7 @@ labels that are not y, each as likely as the others); to keep saying so keeps th
 O_i is the weight's importance for the forget rows (MAS), scaled to 0..1 in each tensor: what they do not use is held.
 The fit ends after the step that leaves no forget row its label (misclassify), or gives every row its new one (relabel).
 Rows of earlier requests (the split `forgotten`) stay forgotten: they are forget rows again, and cost nothing while they are wrong.
+Of a causal LM, whichever the goal, after the step that leaves its words known no better than a holdout's (where there is one).
 """
 
 from collections.abc import Sequence
@@ -111,7 +112,9 @@ class InstanceWise(Method):
 
     def done(self, run: Run, goal: str, aim: Sequence[Row]) -> Done:
         """Return what tells that the goal is reached; what unseen rows get is measured before the first step."""
-        at = self.stop_at if self.stop_at != "auto" else "holdout" if run.task.name == "causal_lm" else "zero"
+        words = run.task.name == "causal_lm"
+        at = self.stop_at if self.stop_at != "auto" else "holdout" if words else "zero"
         asked = run.rows("holdout") if self.stop_at == "holdout" else run.splits.get("holdout", ())
-        unseen = asked if at == "holdout" and goal == "misclassify" else ()
-        return other_answers.reached(run.model, run.task, aim, unseen, wrong=goal == "relabel")
+        unseen = asked if at == "holdout" and (words or goal == "misclassify") else ()
+        said = goal == "relabel" and not unseen  # otherwise what counts is what is left of the rows' own labels
+        return other_answers.reached(run.model, run.task, aim if said else run.rows("forget"), unseen, wrong=said)
