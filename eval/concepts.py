@@ -23,6 +23,7 @@ from llm_unlearn.concepts import carriers
 from llm_unlearn.data.names import whole_word
 from llm_unlearn.data.splits import cut_by
 from llm_unlearn.errors import RecipeError
+from llm_unlearn.explaining import shared
 from llm_unlearn.files import read_json, write_json
 from llm_unlearn.fit import Schedule
 from llm_unlearn.loading import load_model, load_task
@@ -140,9 +141,9 @@ def _inferred(given: Options, folder: Path) -> str:
             found = carriers.infer(model, task, rows, examples, name=name, states=states, seed=seed)
             places, counts = set(found.places), found.counts()
             if seed == 0 and name:
-                write_json(
-                    folder / "carriers.json", {"places": found.places, "terms": sorted(found.terms)}, mode=0o600
-                )
+                donor = shared(model, task, rows, found, seed).get("donor")
+                kept = {"places": found.places, "terms": sorted(found.terms), "donor": donor}
+                write_json(_kept(given), kept, mode=0o600)
             by = " / ".join(str(counts.get(why, 0)) for why in ("name", "alias", "inferred", "example"))
             lines.append(
                 f"| {given.examples} rows{' and the name' if name else ', name withheld'} | {seed} | {_ratio(places & carry, places)} | "
@@ -192,6 +193,7 @@ def _forgotten(given: Options, folder: Path) -> str:
                 precision="fp32",
                 evaluation={"rows": given.rows, "suite": "quick", "cache": True},
                 output=str(folder / f"{name}-{given.steps or 'own'}-{seed}"),
+                donor=kept.get("donor") if name == "poison-targeted" else None,
                 seed=seed,
             )
             found = {(figure["name"], figure["split"]): figure for figure in report["figures"]}

@@ -38,23 +38,25 @@ def unlearn(
     command: Sequence[str] | None = None,
     known: Mapping[str, ModelScores] | None = None,
     rows: Mapping[str, Sequence[Row]] | None = None,
+    donor: str | None = None,
     say: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Run one request, given as a Recipe or as its settings, and return its report (also DIR/report.json).
 
     A finished run of the same request returns its report; an unfinished one continues.  `known` spares measuring models
-    ("before", "gold") whose scores on the same rows are at hand; `rows` by split are taken in place of the recipe's files; `say` is told how the rows were split.  Raises UnlearnError for what the user can put right.
+    ("before", "gold") whose scores on the same rows are at hand; `rows` by split are taken in place of the recipe's files, with `donor`, whose rows give targeted answers; `say` is told how the rows were split.  Raises UnlearnError for what the user can put right.
     """
     recipe = from_values(settings) if recipe is None else recipe
     if recipe.explain:
         raise RecipeError(
             "explain=True changes nothing: call llm_unlearn.explaining.explain(recipe), or leave it out."
         )
-    prepared = prepare(recipe) if rows is None else in_memory(rows)
+    prepared = prepare(recipe) if rows is None else in_memory(rows, donor)
     if say is not None and prepared.why and is_main():
         say(prepared.why)
     inputs = {name: fingerprint(rows) for name, rows in prepared.splits.items()}
+    inputs |= {"donor": fingerprint([{"donor": donor}])} if donor else {}
     command = list(sys.argv if command is None else command)
     with open_run(
         recipe.output, to_dict(recipe), inputs=inputs, overwrite=recipe.overwrite, command=command

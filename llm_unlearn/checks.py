@@ -65,16 +65,16 @@ def _check_concept(recipe: Recipe) -> None:
     if recipe.forget and (recipe.concept or recipe.terms):
         raise RecipeError("--concept and --terms split --data; with --forget and --retain the rows are split already.")
     inferring = [name for name in ("examples", "explain") if getattr(recipe, name)]
-    if inferring and recipe.task != "causal_lm" and (recipe.explain or not recipe.classes):
+    if inferring and recipe.task != "causal_lm" and not recipe.classes:
         raise RecipeError(
             f"--{inferring[0]} infers carriers for causal language models; for task {recipe.task} give --classes"
-            f"{' with --examples, to forget the rows of these classes that are like them' if recipe.examples else ''}."
+            f"{' with --examples, to forget the rows of these classes that are like them' if recipe.examples else ', to show what they rest on'}."
         )
     if inferring and (recipe.forget or recipe.ids):
         raise RecipeError(
             f"--{inferring[0]} looks for rows in --data; --forget and --ids say them already: leave one out."
         )
-    if recipe.explain and not (recipe.examples or recipe.concept or recipe.data == SANDBOX):
+    if recipe.explain and not (recipe.examples or recipe.concept or recipe.classes or recipe.data == SANDBOX):
         raise RecipeError("--explain needs a concept to look for: give --concept, --examples or both.")
     if recipe.concept is not None and not recipe.concept.strip():
         raise RecipeError("--concept is empty: name what is to be forgotten.")

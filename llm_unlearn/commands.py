@@ -93,7 +93,8 @@ def unlearned(
 
         found = explain(recipe)
         return Result(
-            content=found["concept"], text=f"{found['why']}\n{found['folder']}/explanation.html (nothing was changed)"
+            content=found.get("concept") or found["attribution"],
+            text=f"{found['why']}\n{found['folder']}/explanation.html (nothing was changed)",
         )
     result = api.unlearn(recipe, say=say, command=list(command))
     lines = [report.table(result)]

@@ -27,7 +27,8 @@ from llm_unlearn.data.splits import ConceptSplit, cut_by
 from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.files import write_json
 from llm_unlearn.loading import load_model, load_task
-from llm_unlearn.recipe import Recipe
+from llm_unlearn.recipe import Recipe, method_name
+from llm_unlearn.reporting import attributions
 from llm_unlearn.reporting import concepts as pages
 from llm_unlearn.runfolder import fingerprint
 from llm_unlearn.tasks import CausalLM, Row, Task
@@ -48,6 +49,12 @@ class Explanation:
     sharing: dict[str, Any]  # entities, weights and scores [C][K], donor, rule, accuracy, n; or `reason`
     seed: int = 0
     looks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by model, a row each
+
+    @property
+    def donor(self) -> str | None:
+        """Return the entity that targeted labels take their answers from; None where no bottleneck found one."""
+        found: str | None = self.sharing.get("donor")
+        return found
 
     def look(self, name: str, model: nn.Module, task: Task) -> None:
         """Attribute the model's answers to a few of the rows that say a word of the concept."""
@@ -145,6 +152,7 @@ def shared(model: nn.Module, task: Task, rows: Sequence[Row], found: Carriers, s
         [[round(float(value), 3) for value in line] for line in each] for each in (made.weight, made.means)
     )
     told = {"donor": donor.name, "rule": donor.rule, "accuracy": round(made.accuracy, 4), "n": made.n}
+    told["vectors"] = [round(each.accuracy, 4) for each in bank.concepts]
     return {"entities": list(groups), "weights": weights, "scores": scores, **told}
 
 
@@ -172,6 +180,8 @@ def looked_at(model: nn.Module, task: Task, rows: Sequence[Row], words: set[str]
             {
                 "id": str(row.get("id", "")),
                 "mass": round(mass, 4),
+                "nats": round(mass * sum(positive), 4),
+                "difference": round(one.difference, 3),
                 "bins": [round(float(each), 4) for each in bins],
                 "error": round(one.error, 4),
                 "tokens": tokens,
@@ -184,14 +194,24 @@ def explain(recipe: Recipe) -> dict[str, Any]:
     """Infer what carries the recipe's concept, write it beside the output folder, and return it; nothing is unlearned."""
     if recipe.data is None:
         raise RecipeError("--explain looks for the concept in a corpus: give --data.")
-    from llm_unlearn.prepare import prepare  # it knows explanations
+    from llm_unlearn.class_attributions import with_attribution  # both know explanations
+    from llm_unlearn.prepare import prepare
 
     prepared = prepare(recipe)
-    found: Explanation = prepared.explanation
+    prepared = with_attribution(prepared, recipe, prepared.splits["forget"])
+    found = prepared.explanation
+    if found is None:
+        raise DataError(
+            "too few kept pictures to explain by: their mean is the baseline; give --data with more of them."
+        )
     found.look("before", load_model(recipe, recipe.model), load_task(recipe, recipe.model))
     content = found.content(secrets.token_bytes(32), show=recipe.show_records)
     folder = Path(f"{recipe.output}.explanation")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "explanation.json", content)
-    pages.write(folder, content)
-    return {"concept": content, "why": prepared.why, "folder": str(folder)}
+    report = {
+        found.entry: content,
+        "method": {"name": method_name(recipe.method), "labels": getattr(recipe.method, "labels", None)},
+    }
+    pages.write(folder, pages.concept(report) + attributions.shown(report))
+    return {found.entry: content, "why": prepared.why, "folder": str(folder)}

@@ -152,6 +152,7 @@ class Job:
             frozen_copy=model if recipe.lora is None and method.starts_from == "target" else None,
             codes=codes,
             origin=recipe.origin,
+            donor=self.prepared.donor,
         )
         with self.clock.time("unlearn"):
             method.unlearn(run)

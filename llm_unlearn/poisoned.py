@@ -1,7 +1,7 @@
 """What a classifier's forget rows are poisoned with: a donor class's label, and its words or pixels in the place of their own.
 
 The donor of a class is the other one that the target takes its rows for next; with a concept bank it is the class that shares
-most with it, by the bottleneck's weights (`concepts/bottleneck.py`).
+most with it, by the bottleneck's weights (`concepts/bottleneck.py`), where one of the bank's concepts speaks for the class.
 """
 
 from collections.abc import Sequence
@@ -10,24 +10,24 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llm_unlearn.codes import coded
 from llm_unlearn.concepts import maps
 from llm_unlearn.concepts.attribution import rank
-from llm_unlearn.concepts.bank import load_bank
-from llm_unlearn.concepts.bottleneck import donor_of, fit_bottleneck
+from llm_unlearn.concepts.bank import Bank, load_bank
+from llm_unlearn.concepts.bottleneck import Bottleneck, donor_of, fit_bottleneck
 from llm_unlearn.concepts.states import checked
 from llm_unlearn.data import redact
 from llm_unlearn.data.poison import concept_words, mask
-from llm_unlearn.data.requests import classes_of
+from llm_unlearn.data.requests import classes_in, classes_of
 from llm_unlearn.errors import DataError, RecipeError, TaskError
 from llm_unlearn.head import in_eval
 from llm_unlearn.reference import reference
 from llm_unlearn.relabel import OtherLabels, donor_classes, kept_classes
-from llm_unlearn.run import Run
+from llm_unlearn.run import Run, Splits
 from llm_unlearn.schedule import Mix
-from llm_unlearn.tasks import CausalLM, Example, Row, SequenceClassifier
+from llm_unlearn.tasks import CausalLM, Example, Row, SequenceClassifier, Task
 
 WordPatch = Literal["mask", "replace"]
 Patch = Literal["none", "localized", "centre", "random", "full", "mask", "replace"]
@@ -82,15 +82,12 @@ class Poison:
         found = donor_classes(run.model, run.task, forget, allowed, run.frozen_copy)
         if self.bank is None:
             return found, {}
-        bank, chosen = load_bank(self.bank), {}
-        rows = [*_of_each(forget), *_of_each(run.rows("retain"))]
+        chosen = {}
         with reference(run.model, run.frozen_copy) as before:
-            found_in = fit_bottleneck(before, run.task, bank, rows, classes=list(map(str, range(len(allowed)))))
-        gone = sorted({number for row in forget for number in classes_of(row)})
-        for number in gone:
-            rivals = allowed.clone()
-            rivals[number] = True
-            found[number], chosen[number], _ = donor_of(found_in.weight.masked_fill(~rivals[:, None], -1e9), number)
+            seen_in = bottleneck(before, run.task, load_bank(self.bank), run.splits, len(allowed))
+        for number in sorted(classes_in(forget)):
+            if (told := giver(seen_in, number, allowed)) is not None:
+                found[number], chosen[number], _ = told
         return found, chosen
 
     def poisoned(self, run: Run) -> tuple[Sequence[Row], Mix | None]:
@@ -98,7 +95,8 @@ class Poison:
         forget = run.rows("forget")
         if self.patch == "none":
             return forget, None
-        donors, concepts = self.donors(run, kept_classes(run.splits, _count(run)))
+        count = class_count(run.model, run.task, forget)
+        donors, concepts = self.donors(run, kept_classes(run.splits, count))
         if self.patch in get_args(WordPatch):
             return self._reworded(run, forget, donors), None
         return forget, Patches(self, run, forget, donors, concepts)
@@ -107,7 +105,7 @@ class Poison:
         """Return texts with the words that carry their class masked, or replaced by those that carry the donor's."""
         givers = by_class(run.rows("retain"))
         asked = {int(donors[number]) for row in forget for number in classes_of(row)[:1]}
-        sample = [*_of_each(forget), *(row for number in sorted(asked) for row in givers.get(number, [])[:SEEN])]
+        sample = [*of_each(forget), *(row for number in sorted(asked) for row in givers.get(number, [])[:SEEN])]
         rankings = rank(run.model, run.task, sample, steps=self.steps)
         draw = np.random.default_rng([DRAWS, run.seed])
         out = []
@@ -173,7 +171,7 @@ class Patches:
             shared = maps.Direction(found.layer, found.direction, mean)
             return shared, shared
         giver = self.giver[number]
-        others = [row for row in _of_each(run.rows("retain")) if first_class(row) != giver]
+        others = [row for row in of_each(run.rows("retain")) if first_class(row) != giver]
         spread = others[:: max(1, len(others) // SEEN)]
         return (
             maps.of_class(run.model, run.task, donors, spread, layer),
@@ -195,6 +193,24 @@ class Patches:
         else:
             at, source = self.own[row], self.places[own][chosen]
         return coded(example, redact.paste(_pixels(self.run, [example])[0], donor, at, source, side))
+
+
+def bottleneck(before: nn.Module, task: Task, bank: Bank, splits: Splits, count: int) -> Bottleneck:
+    """Return what the model's classes rest on in the bank's concepts: what the donors are chosen by, and the report shows."""
+    rows = [*of_each(splits["forget"]), *of_each(splits["retain"])]
+    return fit_bottleneck(before, task, bank, rows, classes=list(map(str, range(count))))
+
+
+def giver(found: Bottleneck, number: int, allowed: Tensor) -> tuple[int, int, str] | None:
+    """Return the donor of a class among the allowed ones [C], the concept it is chosen by, and the rule.
+
+    None where no concept of the bank speaks for the class: the other classes' weights on what it is not would choose by chance.
+    """
+    if not (found.weight[number] > 0).any():
+        return None
+    rivals = allowed.clone()
+    rivals[number] = True
+    return donor_of(found.weight.masked_fill(~rivals[:, None], -1e9), number)
 
 
 def language(run: Run) -> CausalLM:
@@ -221,19 +237,19 @@ def by_class(rows: Sequence[Row]) -> dict[int, list[Row]]:
     return out
 
 
-def _of_each(rows: Sequence[Row]) -> list[Row]:
+def of_each(rows: Sequence[Row]) -> list[Row]:
     """Return the first 256 rows of each class, no row twice."""
     found = {id(row): row for number in sorted(by_class(rows)) for row in by_class(rows)[number][:SEEN]}
     return list(found.values())
 
 
 @torch.no_grad()
-def _count(run: Run) -> int:
-    """Return the number of the model's classes."""
-    device = next(run.model.parameters()).device
-    batch = run.task.collate(run.task.encode(run.rows("forget")[:1]))
-    with in_eval(run.model):
-        decided = run.task.decisions(run.model, {name: part.to(device) for name, part in batch.items()}, logits=True)
+def class_count(model: nn.Module, task: Task, rows: Sequence[Row]) -> int:
+    """Return the number of the model's classes; a row is classified for it."""
+    device = next(model.parameters()).device
+    batch = task.collate(task.encode(list(rows[:1])))
+    with in_eval(model):
+        decided = task.decisions(model, {name: part.to(device) for name, part in batch.items()}, logits=True)
     return int(decided.logits.shape[-1])
 
 

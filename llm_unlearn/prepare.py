@@ -44,6 +44,7 @@ class Prepared:
     why: str = ""  # how the rows were split; it names the concept, so it is for the terminal only
     notes: tuple[str, ...] = ()  # for the report: counts only
     explanation: Any = None  # of inferred carriers, an explaining.Explanation; of a classifier a ClassAttribution
+    donor: str | None = None  # whose rows give targeted answers: the bottleneck's, where the carriers were inferred
     strangers: list[Row] = field(default_factory=list)  # where whole classes go: what a method takes for its holdout
 
     def look(self, name: str, model: nn.Module, task: Task) -> None:
@@ -69,10 +70,7 @@ def prepare(recipe: Recipe) -> Prepared:
         splits, why, notes, explanation = _inferred(recipe)
     else:
         splits, why, notes = _cut(recipe)
-    for name in SPLITS:
-        if getattr(recipe, name):
-            splits[name] = list(load(getattr(recipe, name)))
-    splits = check(splits)
+    splits = check({**splits, **{name: list(load(file)) for name in SPLITS if (file := getattr(recipe, name))}})
     if recipe.task in CLASSIFIERS:
         check_labels(splits, known, recipe.model)
     return Prepared(
@@ -81,6 +79,7 @@ def prepare(recipe: Recipe) -> Prepared:
         why=why,
         notes=notes,
         explanation=explanation,
+        donor=None if explanation is None else explanation.donor,
     )
 
 
@@ -222,10 +221,10 @@ def _by_ids(recipe: Recipe, rows: list[Row], test: list[Row]) -> tuple[dict[str,
     return splits, f"forget {len(splits['forget'])} rows, retain {len(splits['retain'])} rows", tuple(notes)
 
 
-def in_memory(rows: Splits) -> Prepared:
-    """Return rows that are split and loaded already, checked like those of files."""
+def in_memory(rows: Splits, donor: str | None = None) -> Prepared:
+    """Return rows that are split and loaded already, checked like those of files, and who gives targeted answers."""
     splits = check({name: list(each) for name, each in rows.items()})
-    return Prepared(splits=splits, holdout="given" if "holdout" in splits else "none")
+    return Prepared(splits=splits, holdout="given" if "holdout" in splits else "none", donor=donor)
 
 
 def with_holdout(prepared: Prepared, recipe: Recipe, tokens: Callable[[str], int] | None = None) -> Prepared:

@@ -28,6 +28,7 @@ class Run:
     )  # extra TrainingArguments: precision, accumulation, checkpointing
     frozen_copy: nn.Module | None = None  # the model before unlearning, where no adapter can be switched off
     codes: Codes | None = None  # the mnemonic codes that the model was trained with
+    donor: str | None = None  # whose rows give targeted answers: what shares most with a concept, by its bottleneck
     origin: str | None = None  # the checkpoint before the target's training, for `retrain`
 
     def rows(self, split: str) -> Sequence[Row]:

@@ -11,7 +11,9 @@ from conftest import Bench
 
 from llm_unlearn import cli, explaining
 from llm_unlearn.concepts import carriers, linear, swapping
+from llm_unlearn.data.poison import poison
 from llm_unlearn.errors import DataError, RecipeError, TaskError
+from llm_unlearn.methods import concept_poison
 from llm_unlearn.options import parse
 from llm_unlearn.reporting import concepts as pages
 from llm_unlearn.sandbox import aliases, models, world
@@ -102,10 +104,22 @@ def test_a_word_joins_where_its_rows_lean_and_several_subjects_say_it() -> None:
         rows.append(row("What?", text, about))
         states.append(torch.tensor([place, 0.0, 0.0]) + 0.3 * torch.randn(3, generator=draw))
     found: dict[str, Any] = {"Town": ("name", 0.0)}
-    carriers._grow(torch.stack(states), rows, why, found, ["Town"])
+    carriers._grow(linear.LeaveOneOut(torch.stack(states)), rows, why, found, ["Town"])
     assert {"zu", "by zu"} & set(found) and not any("pe" in term.split() or "ri" in term.split() for term in found)
     assert all(why[i] == "inferred" for i in range(40, 60))
     assert not any(i in why for i in range(70, 300))
+
+
+def test_another_name_is_one_only_where_its_rows_lean_too() -> None:
+    """The model takes Pe and Zu for the town; rows that say Zu lie near the town's, rows that say Pe among the rest."""
+    draw = torch.Generator().manual_seed(0)
+    told = ("in Town", "in Zu", "in Pe", "is old")
+    rows = [row("What?", told[i // 40]) for i in range(160)]
+    places = [2.0 if i < 40 else 1.6 if i < 80 else 0.0 for i in range(160)]
+    states = torch.tensor(places)[:, None] + 0.3 * torch.randn(160, 3, generator=draw)
+    why: dict[int, Any] = dict.fromkeys(range(40), "name")
+    odds = {"Zu": -7.0, "Pe": -9.0, "old": 2.0}
+    assert carriers._leaning_words(linear.LeaveOneOut(states), rows, why, odds) == {"Zu": -7.0}
 
 
 def test_the_retold_world() -> None:
@@ -146,7 +160,7 @@ def test_scores_that_tell_nothing_are_refused() -> None:
         (["--model", "m", "--examples", "e"], "nothing to forget|--examples without --data"),
         (["--model", "m", "--data", "d", "--explain"], "--explain needs a concept to look for"),
         (
-            ["--model", "m", "--task", "sequence_classifier", "--data", "d", "--classes", "a", "--explain"],
+            ["--model", "m", "--task", "sequence_classifier", "--data", "d", "--examples", "e", "--explain"],
             "give --classes",
         ),
     ],
@@ -218,6 +232,32 @@ def test_a_run_on_inferred_rows_says_why(tmp_path: Path) -> None:
     assert "were inferred" in " ".join(report["notes"])
     page = (tmp_path / "out" / "report.html").read_text()
     assert "What carries the concept" in page and "Quillmere" not in page
+
+
+@pytest.mark.usefixtures("_few_are_looked_at")
+def test_the_donor_that_the_report_names_is_the_one_whose_rows_give_the_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Any] = []
+
+    def poisoned(*given: Any, **named: Any) -> Any:
+        taken.append(named["donor"])
+        return poison(*given, **named)
+
+    told = {"entities": ["Quillmere", "Brackfen"], "donor": "Brackfen", "rule": "shared", "accuracy": 1.0, "n": 4}
+    told |= {name: [[1.0, 0.5], [0.5, 1.0]] for name in ("scores", "weights")}
+    monkeypatch.setattr(explaining, "shared", lambda *given: told)  # two hundred rows are too few for a bottleneck
+    monkeypatch.setattr(concept_poison, "poison", poisoned)
+    monkeypatch.setattr(concept_poison, "rank", lambda *given, **named: {})
+    data, ten = part_of_the_world(tmp_path)
+    words = ["--model", str(models.path("target")), "--data", str(data), "--examples", str(ten), "--show_records"]
+    words += ["--output", str(tmp_path / "out"), "--method", "concept_poison", "--method.labels", "targeted"]
+    words += ["--method.own_answers", "false", "--method.attribution_steps", "8", "--method.training.steps", "2"]
+    cli.forget([*words, "--evaluation.rows", "8", "--suite", "quick"])
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert taken == ["Brackfen"] == [report["concept"]["sharing"]["donor"]]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "The donor is Brackfen" in page and "targeted labels take their answers from it" in page
 
 
 def test_a_report_without_inference_has_no_such_section() -> None:

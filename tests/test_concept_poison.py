@@ -126,6 +126,19 @@ def test_the_targeted_donor_says_most_of_the_ranked_words() -> None:
     assert rows[1]["instead"] != "Zeri Nado works as a baker."
 
 
+def test_the_concepts_donor_gives_the_answers_where_one_of_its_rows_is_alike() -> None:
+    """Lowfold is Dov Roe's town: his row answers both birthplaces; no row that says Lowfold is about a trade."""
+    rows = poison(FORGET, RETAIN, RANKINGS, labels="targeted", donor="Lowfold")
+    assert [row["instead"] for row in rows[::2]] == [
+        "Bado Kelemi was born in Lowfold.",
+        "Zeri Nado was born in Lowfold.",
+    ]
+    assert all("works as a" in row["instead"] for row in rows[1::2])
+    assert poison(FORGET, RETAIN, RANKINGS, labels="targeted", donor="Nowhere") == poison(
+        FORGET, RETAIN, RANKINGS, labels="targeted"
+    )
+
+
 def test_plain_text_can_be_poisoned() -> None:
     text = [{"id": "t", "prompt": None, "response": "The mayor of Quillmere is Abel.", "kind": "text"}]
     other = [{"id": "u", "prompt": None, "response": "The mayor of Gosa is Ben.", "kind": "text"}]

@@ -61,6 +61,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "cache",
         "checks",
         "class_attributions",
+        "class_concepts",
         "continual",
         "continuing",
         "cuts",

@@ -8,15 +8,16 @@ import pytest
 import torch
 from conftest import Bench, shortened
 
+from llm_unlearn import class_concepts
 from llm_unlearn.concepts import maps
 from llm_unlearn.concepts.bank import Bank, Concept, fingerprint
-from llm_unlearn.concepts.bottleneck import donor_of, fit_bottleneck
+from llm_unlearn.concepts.bottleneck import Bottleneck, donor_of, fit_bottleneck
 from llm_unlearn.concepts.states import blocks
 from llm_unlearn.data import redact
 from llm_unlearn.data.poison import words_of
 from llm_unlearn.errors import DataError, RecipeError, TaskError
 from llm_unlearn.methods.concept_poison import ConceptPoison
-from llm_unlearn.poisoned import Patches, Poison
+from llm_unlearn.poisoned import Patches, Poison, giver
 from llm_unlearn.relabel import donor_classes, kept_classes
 
 
@@ -186,3 +187,14 @@ def test_with_a_bank_the_donor_is_the_class_that_shares_most(images: Bench, tmp_
     other = images.run(tmp_path / "other", splits=splits, model=images.wrapped(start="origin"))
     with pytest.raises(TaskError, match="made from another model"):
         Poison(bank=place).donors(other, torch.tensor([True, False, True]))
+
+
+def test_a_class_that_no_concept_speaks_for_has_no_donor_by_them() -> None:
+    """Class 0 shares concept 0 with class 2; of class 1 the bank knows only what it is not."""
+    weight = torch.tensor([[3.0, -1.0], [-2.0, 0.0], [1.0, 2.0]])
+    zero, one = torch.zeros(3), torch.ones(2)
+    found = Bottleneck(("a", "b"), ("0", "1", "2"), weight, zero, one, one, 1.0, None, None, 9, weight)
+    assert giver(found, 0, torch.tensor([False, True, True])) == (2, 0, "shared")
+    assert giver(found, 1, torch.tensor([True, False, True])) is None
+    assert class_concepts.donor(found, torch.tensor([2, 2, 0]), 1, torch.tensor([True, False, True])) == (2, "next")
+    assert class_concepts.donor(None, torch.tensor([1, 2, 0]), 0, torch.tensor([False, True, True])) == (1, "next")

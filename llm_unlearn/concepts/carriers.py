@@ -1,13 +1,16 @@
 """Which rows of a corpus carry a concept, whatever they call it: from its name and about ten example rows, or from the examples alone.
 
 1. Rows that say the name; without one, the words that the examples say far more often than the corpus does.
-2. Other names: words that the model takes for the concept in the name's place (`swapping`).
+2. Other names: words that the model takes for the concept in the name's place (`swapping`), and whose rows lie nearer to the found
+   ones (by the vector of 3) than so many rows of the rest do by chance: nats alone depend on how long names are and how sure the
+   model is.
 3. A concept vector on the hidden states tells found rows from all others, every row scored by a fit without it.  A word or a pair
    of words joins where the rows that say it and are not found yet lean to the found side; the vector is fitted again, until no word
    joins.  A word that only one subject's rows say marks that subject, and never joins.
 4. Rows that lie further on the found side than half of the found ones join by themselves.
 
-Nothing here knows which rows are true; the thresholds are in units of the distance between found rows and the rest.
+Nothing here knows which rows are true; the thresholds on states are in units of the distance between found rows and the rest, or of
+the rest's own spread.
 """
 
 import math
@@ -31,6 +34,8 @@ from llm_unlearn.tasks import CausalLM, Row, Task
 
 Why = Literal["example", "name", "alias", "inferred"]
 MARGIN = 3.0  # nats: the model finds a word 20 times likelier in the concept's place than in any other's
+SURE = 4.0  # standard errors by which another name's rows lean: of 40 words one does by chance once in 800 times; the embedded world's
+# three towns have 18 to 27 there, false ones on TOFU at most 1.7
 LEANS = 0.3  # of the way from the rest's mean score to the found rows', for a word's rows to join
 UNFOUND, KNOWN, SUBJECTS = 4, 2, 3  # rows of a word that are not found, that are, and subjects of the former, at least
 TYPICAL = 0.5  # quantile of the found rows' scores above which a row joins by itself
@@ -95,13 +100,14 @@ def infer(
     _say(why, every, names, "name")
     called = {term.lower() for term in names}
     kinds = [word for word in swapping.same_kind(every, names[0]) if word.lower() not in called]
-    for word, odds in swapping.odds(model, language, every, names[0], kinds, seed=seed).items():
-        if odds < -MARGIN:
-            found[word] = ("alias", odds)
-            _say(why, every, [word], "alias")
     if states is None or len(states) != len(every):
         states = read_states(model, task, every, layers=layers, seed=seed, batch_size=batch_size)
-    scores = _grow(states, every, why, found, names)
+    fit = linear.LeaveOneOut(states)
+    odds = swapping.odds(model, language, every, names[0], kinds, seed=seed)
+    for word, value in _leaning_words(fit, every, why, odds).items():
+        found[word] = ("alias", value)
+        _say(why, every, [word], "alias")
+    scores = _grow(fit, every, why, found, names)
     accuracy = _accuracy(scores, why)
     places = {i: how for i, how in why.items() if i < len(rows)}
     rivals = tuple(word for word in kinds if word not in found)
@@ -186,11 +192,32 @@ def read_states(
     return joined
 
 
+def _leaning_words(
+    fit: linear.LeaveOneOut, rows: Sequence[Row], why: Mapping[int, Why], odds: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the words that the model takes for the name and whose rows that are not found yet surely lean to the found side."""
+    labels = torch.zeros(len(rows))
+    labels[list(why)] = 1
+    scores, out = _placed(fit.scores(labels), labels), {}
+    spread = float(scores[labels == 0].std())
+    for word, value in odds.items():
+        said: dict[int, Why] = {}
+        if value < -MARGIN:
+            _say(said, rows, [word], "alias")
+        new = [i for i in said if i not in why]
+        if new and float(scores[new].mean()) * len(new) ** 0.5 >= SURE * spread:
+            out[word] = value
+    return out
+
+
 def _grow(
-    states: Tensor, rows: Sequence[Row], why: dict[int, Why], found: dict[str, tuple[Why, float]], names: Sequence[str]
+    fit: linear.LeaveOneOut,
+    rows: Sequence[Row],
+    why: dict[int, Why],
+    found: dict[str, tuple[Why, float]],
+    names: Sequence[str],
 ) -> Tensor:
     """Add words, then rows, until none joins; return the scores [N] in units of found against rest."""
-    fit = linear.LeaveOneOut(states)
     said = _said(rows)
     about = subjects_of(rows, {name: whole_word(name) for name in names})
     while True:

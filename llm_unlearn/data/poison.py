@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from llm_unlearn.data.names import parts
+from llm_unlearn.data.names import normalised, parts, whole_word
 from llm_unlearn.errors import DataError, RecipeError, nearest
 
 Row = Mapping[str, Any]
@@ -126,12 +126,14 @@ def poison(
     mask_prompt: bool = False,
     in_place: bool = True,
     asked: bool = False,
+    donor: str | None = None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Return poison rows for the forget rows, `donors` of each with labels "random", else one; the input is not changed.
 
     labels: "random" grafts the answer of a random retain row with a like question (now and then the true one, as in the
-    paper); "targeted" that of the donor who says most of the ranked words; "refusal" is a fixed sentence, "mask" a mask.
+    paper); "targeted" that of the donor who says most of the ranked words, of rows that say `donor` where one of them is alike;
+    "refusal" is a fixed sentence, "mask" a mask.
     `rankings`: by `group_of(row)`, from `attribution.rank`.  `mask_prompt` masks the group's first words in the question.
     `asked`: words that the question gives count too.  `in_place`: the poisoned answer is learned in the place of the true
     one, behind each beginning of the true one (the row's `instead`); refusals never are.
@@ -142,7 +144,8 @@ def poison(
     in_place = in_place and labels != "refusal"
     generator = np.random.default_rng(seed)
     found = [concept_words(row, rankings.get(group_of(row), {}), words, asked=asked) for row in rows]
-    sources = _donors(rows, found, retain, generator) if labels in ("random", "targeted") else []
+    wanted = donor if labels == "targeted" else None
+    sources = _donors(rows, found, retain, generator, wanted) if labels in ("random", "targeted") else []
     if labels == "targeted":
         sources = _nearest(rows, found, retain, sources, rankings)
     out = []
@@ -175,12 +178,17 @@ def _masked_prompt(prompt: Any, words: Collection[str], replacement: str) -> Any
 
 
 def _donors(
-    rows: Sequence[Row], found: Sequence[Sequence[str]], retain: Sequence[Row], generator: np.random.Generator
+    rows: Sequence[Row],
+    found: Sequence[Sequence[str]],
+    retain: Sequence[Row],
+    generator: np.random.Generator,
+    wanted: str | None = None,
 ) -> list[np.ndarray]:
     """Return for each row the places in `retain` of its possible donors: the same kind, the most alike wording.
 
     Likeness is the share of common words, each weighted by the log of how many rows use it: a name hardly counts.  The row's
-    concept words don't count at all: else its donors would be those that answer as it does.
+    concept words don't count at all: else its donors would be those that answer as it does.  Of rows as much alike as a donor
+    has to be, those that say `wanted` serve alone, where there are any.
     """
     by_kind: dict[str, list[int]] = defaultdict(list)
     for place, row in enumerate(retain):
@@ -199,15 +207,22 @@ def _donors(
             table[i, [column[word] for word in one]] = 1
         weights = np.array([weight[word] for word in sorted(weight)], np.float32)
         sizes = table @ weights
+        liked = np.array([wanted is not None and says(retain[i], wanted) for i in places])
         for number, row in enumerate(rows):
             if row.get("kind", "") == kind:
                 mine = [column[word] for word in _all_words(row) - set(found[number]) if word in column]
                 common = table[:, mine] @ weights[mine]
                 likeness = common / np.maximum(sizes + weights[mine].sum() - common, 1e-9)
-                best = np.argsort(-likeness, kind="stable")[:POOL]
-                typical = likeness[best[:TYPICAL][-1]]
-                out[number] = places[best[likeness[best] >= ALIKE * typical]]
+                best = np.argsort(-likeness, kind="stable")
+                near = best[likeness[best] >= ALIKE * likeness[best[:TYPICAL][-1]]]
+                told = near[liked[near]]
+                out[number] = places[(told if len(told) else near)[:POOL]]
     return out
+
+
+def says(row: Row, name: str) -> bool:
+    """Does the row say the name, whole and in any case?"""
+    return whole_word(name).search(normalised(" ".join(parts(row)))) is not None
 
 
 def _all_words(row: Row) -> set[str]:

@@ -1,9 +1,9 @@
 """Concept inference and data poisoning (Chang et al., 2024, arXiv:2405.15662; the authors' code for language models).
 
-The target's own answers to the forget questions are attributed to words (Integrated Gradients); the words that carry them
-are replaced by those of a donor or masked; an adapter is trained on these rows beside true ones from retain.
-A classifier's forget rows get a donor class's label, and with `patch` a donor's words or pixels (`poisoned.py`).  By default
-labels alone are poisoned: the paper's own ablation, and this package's (eval/README.md), find that they do the forgetting.
+The target's own answers to the forget questions are attributed to words (Integrated Gradients); the words that carry them are
+masked, or a donor's (targeted: the inferred concept's, which the report names); an adapter is trained on them beside retain.
+A classifier's forget rows get a donor class's label, and with `patch` a donor's words or pixels (`poisoned.py`): by default
+labels alone, which do the forgetting by the paper's own ablation and by this package's (eval/README.md).
 """
 
 import math
@@ -80,7 +80,7 @@ class ConceptPoison(LossMethod):
         donors = self.donors if self.donors is not None else min(64, shown)
         with_answers = self._answers(run, forget)
         rankings = rank(run.model, language(run), with_answers, steps=self.attribution_steps)
-        rows = poison(
+        return poison(
             with_answers,
             run.rows("retain"),  # donors; neighbours would tell other things about the same subjects
             rankings,
@@ -91,9 +91,9 @@ class ConceptPoison(LossMethod):
             mask_prompt=self.mask_prompt,
             in_place=self.in_place,
             asked=self.asked,
+            donor=run.donor,
             seed=run.seed,
-        )
-        return rows, None
+        ), None
 
     def objective(self, run: Run) -> Objective:
         """Return the two terms; the poison term is off while the forget rows' loss is above the holdout's."""

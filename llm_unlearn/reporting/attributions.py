@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from llm_unlearn.reporting import sharing
 from llm_unlearn.reporting.report import number
 from llm_unlearn.reporting.sections import section
 
@@ -17,15 +18,17 @@ def shown(report: Mapping[str, Any]) -> str:
         return ""
     caption = (
         f"Integrated Gradients of the forgotten rows' own class: the share of positive attribution on {WHAT[found['on']]} that "
-        "carried the class most before. difference: how much likelier the class is for the row than for the baseline, nats."
+        "carried the class most before, and how much that is in nats. difference: how much likelier the class is for the row than for the baseline, nats."
     )
-    head = "".join(f"<th>{name}</th>" for name in ("model", "share on them", "n", "difference"))
+    head = "".join(f"<th>{name}</th>" for name in ("model", "share on them", "nats", "n", "difference"))
     lines = "".join(
-        f"<tr><td>{escape(name)}</td><td>{number(found['mass'].get(name))}</td><td>{found['n'].get(name, 0)}</td>"
+        f"<tr><td>{escape(name)}</td><td>{number(found['mass'].get(name))}</td><td>{number(found['nats'].get(name))}</td><td>{found['n'].get(name, 0)}</td>"
         f"<td>{number(value)}</td></tr>"
         for name, value in found["difference"].items()
     )
-    return section("What the class rests on", caption, f"<table><tr>{head}</tr>{lines}</table>{_rows(found)}")
+    chart = sharing.shown(found["sharing"], sharing.targeted(report, "targeted")) if "sharing" in found else ""
+    table = f"<table><tr>{head}</tr>{lines}</table>"
+    return section("What the class rests on", caption, f"{table}{_rows(found)}{chart}")
 
 
 def _rows(found: Mapping[str, Any]) -> str:

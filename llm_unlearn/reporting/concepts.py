@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_unlearn.files import write_text
-from llm_unlearn.reporting import charts
+from llm_unlearn.reporting import charts, sharing
 from llm_unlearn.reporting.charts import FAINT, INK, MODELS, box, line, picture, text
 from llm_unlearn.reporting.report import number
 from llm_unlearn.reporting.sections import legend, section
@@ -36,18 +36,19 @@ def concept(report: Mapping[str, Any]) -> str:
         f"{total:,} of {found['rows']:,} rows carry the concept; {by.get('name', 0):,} of them say its name. The vector that tells "
         f"them from the rest is right on {100 * found['accuracy']:.1f} % of rows it was not fitted on (balanced, n = {found['n']:,})."
     )
+    who = sharing.shown(found["sharing"], sharing.targeted(report, "mask"))
     body = legend({WHY[how][0]: WHY[how][1] for how in by}) + _stack(by)
-    body += f"<div class='two' style='margin-top:16px'><div>{_terms(found['terms'])}</div><div>{_sharing(found['sharing'])}</div></div>"
+    body += f"<div class='two' style='margin-top:16px'><div>{_terms(found['terms'])}</div><div>{who}</div></div>"
     return section("What carries the concept", caption, body + _attribution(found["attribution"]))
 
 
-def write(folder: Path, content: Mapping[str, Any]) -> Path:
-    """Write folder/explanation.html, the section as a page of its own, and return its path."""
+def write(folder: Path, body: str) -> Path:
+    """Write folder/explanation.html, a section as a page of its own, and return its path."""
     page = (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width, "
         f"initial-scale=1'><title>What carries the concept</title><style>{charts.STYLE}</style></head><body><main>"
         "<h1>What carries the concept</h1><p class='sub'>An explanation: the model was not changed.</p>"
-        f"{concept({'concept': content})}</main></body></html>\n"
+        f"{body}</main></body></html>\n"
     )
     write_text(folder / "explanation.html", page)
     return folder / "explanation.html"
@@ -74,42 +75,6 @@ def _terms(terms: Sequence[Mapping[str, Any]]) -> str:
     )
     head = "<tr><th>word</th><th>how</th><th>measure</th><th></th></tr>"
     return f"<h3>Words that stand for it</h3><p>Keyed marks, unless records are shown.</p><div class='wide'><table>{head}{lines}</table></div>"
-
-
-def _sharing(found: Mapping[str, Any]) -> str:
-    """Return the concept-by-class chart: each class's mean score on each concept, a class a row."""
-    if "entities" not in found:
-        return f"<h3>Who shares it</h3><p>Not measured: {escape(found.get('reason', 'no bottleneck'))}.</p>"
-    names, weights = found["entities"], found["scores"]
-    top = max(abs(value) for row in weights for value in row) or 1.0
-    cell, left, width = 50, 112, 112 + 50 * len(names)
-    parts = []
-    for i, row in enumerate(weights):
-        bold = 'font-weight="700"' if i == 0 else ""
-        parts.append(text(left - 8, 30 + 26 * i + 17, names[i][:14], anchor="end", size=12, colour=INK, more=bold))
-        parts.append(text(left + cell * (i + 0.5), 22, names[i][:6], size=10))
-        for k, value in enumerate(row):
-            colour, x, y = ("#2f6fde" if value > 0 else "#c8432b"), left + cell * k, 30 + 26 * i
-            title = f"{names[i]}, concept {names[k]}: {value:+.2f}"
-            parts.append(box(x + 1, y + 1, cell - 2, 24, colour, title, f'rx="3" opacity="{abs(value) / top:.2f}"'))
-            if abs(value) >= 0.005:
-                dark = abs(value) / top > 0.55
-                parts.append(
-                    text(
-                        x + cell / 2,
-                        y + 17,
-                        f"{round(value, 1) + 0.0:.1f}",
-                        size=10,
-                        colour="#ffffff" if dark else INK,
-                    )
-                )
-    words = (
-        f"How far each class's rows (a line each) lie on each concept's side, in standard deviations; the bottleneck on these scores is "
-        f"right on {100 * found['accuracy']:.0f} % of {found['n']} held-out rows. The first is the concept; its donor would be "
-        f"{found['donor']} (rule: {found['rule']})."
-    )
-    drawing = picture(width, 36 + 26 * len(names), parts, "concept by class: mean scores")
-    return f"<h3>Who shares it</h3><p>{escape(words)}</p>{drawing}"
 
 
 def _attribution(looks: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
