@@ -66,9 +66,9 @@ def aims(
     Rows that were forgotten `earlier` stay what they are: they are to lose their own labels, or to keep the class that the
     model now says (where it is their own again, and of a causal LM's, another one).
     """
+    other = with_other_labels(model, task, new, answer=answer, seed=seed)  # refuses what has no other label
     if not relabel:
         return [*new, *earlier]
-    other = with_other_labels(model, task, new, answer=answer, seed=seed)
     again = with_other_labels(model, task, earlier, answer=answer, seed=seed) if earlier else []
     if task.name == "causal_lm":
         return [*other, *again, *behind_own([*new, *earlier], [*other, *again])]

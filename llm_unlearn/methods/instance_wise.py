@@ -5,9 +5,9 @@ relabel:      L = + f CE(x, y*) + the same, y* a label that is not y
 x' are adversarial examples made from the forget rows with the model before unlearning, which takes them for y' (one of the
 labels that are not y, each as likely as the others); to keep saying so keeps the borders between classes where they are.
 O_i is the weight's importance for the forget rows (MAS), scaled to 0..1 in each tensor: what they do not use is held.
-The fit ends after the step that leaves no forget row its label (misclassify), or gives every row its new one (relabel).
+The fit ends after the step that leaves no forget row its label (misclassify), or gives every row its new one (relabel); of a
+causal LM, after the one that leaves its words known no better than a holdout's, where there is one.
 Rows of earlier requests (the split `forgotten`) stay forgotten: they are forget rows again, and cost nothing while they are wrong.
-Of a causal LM, whichever the goal, after the step that leaves its words known no better than a holdout's (where there is one).
 """
 
 from collections.abc import Sequence
@@ -33,10 +33,9 @@ class InstanceWise(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"forget"})
     paper: ClassVar[str] = "arXiv:2301.11578"
     goal: Literal["auto", "misclassify", "relabel"] = "auto"  # auto: misclassify; a causal LM's rows are relabelled
-    # Differs from the paper, which has labels: adversarial examples with the labels they were aimed at.  outputs: what the
-    # model before says of stand-ins, held by KL.  16 rows of Fashion-MNIST: test 0.0 to 1.2 points lower, with labels 10.
-    # nothing (importance off, with cross_entropy): plain negative gradient; auto: outputs for images, labels for texts
-    keep: Literal["auto", "outputs", "labels", "nothing"] = "auto"
+    # Differs from the paper, which has labels: adversarial examples with the labels they were aimed at.  outputs: what the model
+    # before says of stand-ins, held by KL (16 rows of Fashion-MNIST: test -0.0 to -1.2 points, labels -10).  nothing: plain push
+    keep: Literal["auto", "outputs", "labels", "nothing"] = "auto"  # outputs for images, labels for texts
     keep_weight: float = 40.0  # of outputs
     stand_ins: int = 5000  # pictures
     # Differs from the paper: -CE, weakest where the model is certain; margin: max(0, margin + own logit - best other one)
@@ -88,7 +87,7 @@ class InstanceWise(Method):
         """Return the terms; what stands in for other rows and held weights are constants made before the first step."""
         outputs = isinstance(near, StandIns)
         share = 1 / (1 + self.training.retain_per_forget) if isinstance(near, Anchors) else 1.0
-        margin = self.margin if self.margin is not None else 0.05 if outputs else 0.5
+        margin = (0.05 if outputs else 0.5) if self.margin is None else self.margin
         weights = held(run.model, run.task, run.task.encode(run.rows("forget"))) if self.importance else None
         by_margin = self.push == "margin" and run.task.name != "causal_lm" and (outputs or goal == "misclassify")
 
@@ -117,4 +116,5 @@ class InstanceWise(Method):
         asked = run.rows("holdout") if self.stop_at == "holdout" else run.splits.get("holdout", ())
         unseen = asked if at == "holdout" and (words or goal == "misclassify") else ()
         said = goal == "relabel" and not unseen  # otherwise what counts is what is left of the rows' own labels
-        return other_answers.reached(run.model, run.task, aim if said else run.rows("forget"), unseen, wrong=said)
+        rows = aim if said else [*run.rows("forget"), *run.splits.get("forgotten", ())]
+        return other_answers.reached(run.model, run.task, rows, unseen, wrong=said)

@@ -110,7 +110,7 @@ class MnemonicNoise(Method):
         eta = {name: ratio(of_forget[name], each, smooth=smooth, clip=self.clip) for name, each in of_retain.items()}
         noise = Noise(run.model, eta)
         choice = PICTURES if run.task.name == "image_classifier" and not rows else OTHERS
-        asked = {"kappas": self.kappa, "lambdas": self.lambda1, "reach": self.reach, "cost": self.cost}
+        asked: dict[str, Any] = {"kappas": self.kappa, "lambdas": self.lambda1, "reach": self.reach, "cost": self.cost}
         choice = replace(choice, **{name: value for name, value in asked.items() if value})
         ranked = search(noise, Judge(run.model, run.task, forget, retain, choice), choice, rows=rows)
         best = ranked[0]
