@@ -2,7 +2,8 @@
 
 Every request is an ordinary run with a folder, a report and a verdict of its own (DIR/request-1, DIR/request-2, ...).  It starts
 from the model that the one before left (merged: a further adapter cannot be switched on over an earlier one), and keeps neither
-its own rows nor those of earlier requests.  After each the share of rows answered right is measured on every request.
+its own rows nor those of earlier requests; a classifier's method is told these as `forgotten`, and instance_wise keeps them so.
+After each the share of rows answered right is measured on every request.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from llm_unlearn.files import read_json, write_json, write_text
 from llm_unlearn.loading import load_model, load_task
 from llm_unlearn.recipe import Recipe
 from llm_unlearn.runfolder import is_main, on_main
-from llm_unlearn.scores import ModelScores, Scores
+from llm_unlearn.scores import CLASSIFIERS, ModelScores, Scores
 from llm_unlearn.tasks import Row
 
 RECORD, TABLE = "continual.json", "continual.md"
@@ -61,6 +62,8 @@ def continual(
             if number > 1:  # what the recipe says about its own model does not hold for a merged one
                 here = replace(here, adapter=None, revision=None)
             splits = {**others, "forget": requests[number - 1], "retain": _kept(rows, requests[:number])}
+            if number > 1 and recipe.task in CLASSIFIERS:  # for methods that see to it that they stay forgotten
+                splits["forgotten"] = [row for each in requests[: number - 1] for row in each]
             report = api.unlearn(here, rows=splits)
             loaded, model = replace(here, adapter=None, revision=None), str(place / hub.MERGED)
         shares = _shares(evaluation, number, loaded, model, place)

@@ -81,7 +81,8 @@ def aims(
 @torch.no_grad()
 def said_classes(model: nn.Module, task: Task, examples: Sequence[Example], *, batch_size: int = 64) -> list[int]:
     """Return the class that a classifier, in eval mode, finds most probable for each example."""
-    device, said = next(model.parameters()).device, []
+    device = next(model.parameters()).device
+    said: list[int] = []
     with in_eval(unwrapped(model)) as still:
         for first in range(0, len(examples), batch_size):
             batch = task.collate(examples[first : first + batch_size])

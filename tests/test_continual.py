@@ -73,6 +73,13 @@ def test_what_is_gone_is_never_kept(done: Any) -> None:
         assert len(splits["retain"]) == 120 - 20 * number
 
 
+def test_a_classifier_s_method_is_told_what_was_forgotten_before(done: Any) -> None:
+    folder, _, given = done
+    assert "forgotten" not in given[0]
+    assert [row["id"] for row in given[1]["forgotten"]] == [row["id"] for row in given[0]["forget"]]
+    assert json.loads((folder / "request-2" / "report.json").read_text())["rows"]["forgotten"] == 20
+
+
 def test_finished_requests_are_found(done: Any, setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, record, _ = done
     rows = [*setting.splits["forget"], *setting.splits["retain"]]

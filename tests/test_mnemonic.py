@@ -271,7 +271,7 @@ def test_what_goes_through_a_fresh_adapter_scales_with_one_projection(images: Be
 def test_a_change_that_was_tried_is_not_tried_again(images: Bench) -> None:
     """Where lambda1 is below every tensor's other bound, all kappas make one change: one candidate a sign and lambda1."""
     model = images.wrapped(lora=False)
-    names = [name for name, _ in model.named_parameters() if name.endswith("dense.weight")]
+    names = [name for name, weight in model.named_parameters() if weight.dim() == 2]
     noise = Noise(model, {name: torch.rand_like(model.get_parameter(name)) for name in names})
     forget, retain = (images.task.encode(images.splits[name]) for name in ("forget", "retain"))
     grid = Choice(kappas=(1e3, 1e4), lambdas=(1e-4, 1e-3), reach=2.0, cost=1.0)

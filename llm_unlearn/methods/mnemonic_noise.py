@@ -41,9 +41,8 @@ class MnemonicNoise(Method):
     paper: ClassVar[str] = "arXiv:2306.05670"
     units: tuple[str, ...] = ()  # what to forget by codes; none: the units that the forget rows belong to
     source: Literal["auto", "codes", "rows"] = "auto"  # whose Fisher; auto: codes where the model has them, else rows
-    kappa: tuple[
-        float, ...
-    ] = ()  # lambda2 = kappa * std(w_l); tried on the codes; none: 16, 64, 256 (pictures), 1 to 256
+    # lambda2 = kappa * std(w_l); tried on the codes; none: 1 to 256, of pictures' codes 16 to 256 unless rows confirm the choice
+    kappa: tuple[float, ...] = ()
     lambda1: tuple[float, ...] = ()  # the most a factor may be; tried on the codes; none: 1e-5 to 1
     # d = smooth * mean(f_R); None: 0 as in the paper, but 1e-4 for rows and for an adapter, where many gradients vanish
     smooth: float | None = None
@@ -110,6 +109,7 @@ class MnemonicNoise(Method):
         eta = {name: ratio(of_forget[name], each, smooth=smooth, clip=self.clip) for name, each in of_retain.items()}
         noise = Noise(run.model, eta)
         choice = PICTURES if run.task.name == "image_classifier" and not rows else OTHERS
+        choice = replace(choice, kappas=OTHERS.kappas) if self.confirm else choice
         asked: dict[str, Any] = {"kappas": self.kappa, "lambdas": self.lambda1, "reach": self.reach, "cost": self.cost}
         choice = replace(choice, **{name: value for name, value in asked.items() if value})
         ranked = search(noise, Judge(run.model, run.task, forget, retain, choice), choice, rows=rows)
