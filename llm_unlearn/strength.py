@@ -8,7 +8,7 @@ right word for word: its loss is a mean over words, and 0.03 nats a word already
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from llm_unlearn.data.splits import kept
+from llm_unlearn.decisions import Decisions
 from llm_unlearn.files import write_json
 from llm_unlearn.head import in_eval, trainable
 from llm_unlearn.processes import place
@@ -34,9 +35,8 @@ class Probe:
 
     rows: int = 64  # of forget, of what is kept and of the holdout, each
     tolerance: float = 0.1  # nats that retain's loss may rise
-    right: float = (
-        0.95  # of a causal LM's right retain answers, the least that stays (the paper's; so is the verdict's)
-    )
+    answers: int = 256  # rows of what a causal LM keeps whose answers are counted: 64 took 0.85 for 0.95
+    right: float = 0.95  # of a causal LM's right answers the least that stays (the paper's; so is the verdict's)
     cap: float = (
         4.0  # nats above which a decision of forget counts as unknown, no matter how far (as the thermostat's)
     )
@@ -76,9 +76,10 @@ def choose(
     start = dict(before) if before is not None else {name: p.detach().clone() for name, p in weights.items()}
     _restore(weights, start)
     rows = {name: _some(each, probe.rows, run.seed) for name, each in _splits(run).items()}
+    rows["answers"] = _some(kept(run.splits), probe.answers if run.task.name == "causal_lm" else 0, run.seed)
     before_it = _measure(run, rows, probe.cap)
     was = before_it.losses
-    level = _loss(run, rows["holdout"], probe.cap)[0] if rows["holdout"] else was.retain + Stop().margin
+    level = _loss(run, rows["holdout"], probe.cap) if rows["holdout"] else was.retain + Stop().margin
     least = None if before_it.right is None else probe.right * before_it.right
     found: list[tuple[bool, float, int]] = []
     for number, strength in enumerate(strengths):
@@ -123,29 +124,32 @@ def _some(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
 
 
 def _measure(run: Run, rows: dict[str, list[Row]], cap: float) -> Seen:
-    answers = run.task.name == "causal_lm"
-    retain, right = _loss(run, rows["retain"], None, answers=answers)
-    return Seen(Losses(forget=_loss(run, rows["forget"], cap)[0], retain=retain), right if answers else None)
+    losses = Losses(forget=_loss(run, rows["forget"], cap), retain=_loss(run, rows["retain"], None))
+    return Seen(losses, _right(run, rows["answers"]) if rows["answers"] else None)
+
+
+def _loss(run: Run, rows: Sequence[Row], cap: float | None) -> float:
+    """Return the rows' mean loss; every process measures them all, so that all choose alike."""
+    found = _decided(run, rows)
+    return sum(float((part.loss() if cap is None else part.surprise(cap)).sum()) for part in found) / len(rows)
+
+
+def _right(run: Run, rows: Sequence[Row]) -> float:
+    """Return the share of rows of which every scored decision is right."""
+    missed = [part.per_example((~part.greedy_hit()).float(), scored_only=True) for part in _decided(run, rows, True)]
+    return float((torch.cat(missed) == 0).float().mean())
 
 
 @torch.no_grad()
-def _loss(run: Run, rows: Sequence[Row], cap: float | None, *, answers: bool = False) -> tuple[float, float]:
-    """Return the rows' mean loss and, of `answers`, the share that is right as a whole; every process measures them all,
-    so that all choose alike.
-    """
+def _decided(run: Run, rows: Sequence[Row], logits: bool = False) -> Iterator[Decisions]:
     examples = run.task.encode(rows)
     device = next(run.model.parameters()).device
-    total = right = 0.0
     with in_eval(run.model):
         for first in range(0, len(examples), BATCH):
             batch = run.task.collate(examples[first : first + BATCH])
-            batch = {name: column.to(device) for name, column in batch.items()}
-            decisions = run.task.decisions(run.model, batch, logits=answers)
-            total += float((decisions.loss() if cap is None else decisions.surprise(cap)).sum())
-            if answers:
-                missed = decisions.per_example((~decisions.greedy_hit()).float(), scored_only=True)  # [B]
-                right += float((missed == 0).sum())
-    return total / len(examples), right / len(examples)
+            yield run.task.decisions(
+                run.model, {name: column.to(device) for name, column in batch.items()}, logits=logits
+            )
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *seen: Seen) -> None:
     """Let the probe see these, in this order: before, each strength, and the one that was chosen."""
     left = list(seen)
     monkeypatch.setattr(strength, "_measure", lambda run, rows, cap: left.pop(0))
-    monkeypatch.setattr(strength, "_loss", lambda run, rows, cap: (2.0, 1.0))  # the holdout's
+    monkeypatch.setattr(strength, "_loss", lambda run, rows, cap: 2.0)  # the holdout's
 
 
 def test_answers_that_go_wrong_count_before_losses(
