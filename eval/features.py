@@ -8,7 +8,7 @@ colour   Fashion-MNIST on a coloured background that goes with the class nine ti
 text     sentences about people at work, which trade is it; he or she goes with the trade nine times of ten; with the sentences
          of Winogender about four of the trades.  A text classifier, and a causal LM that answers
 ways     annotated: feature_adversarial with the annotations.  activation: feature_activation, the layer's units grouped by
-         eigengap and the groups chosen by a handful of examples; annotations only measure
+         eigengap, the groups chosen and the rows' values told by a handful of examples; annotations only measure
 
 Everything trained and measured stays in --output and is found again.  Writes features.md, features.json and groups-*.png.
 """
@@ -32,7 +32,7 @@ from llm_unlearn.concepts.groups import discover
 from llm_unlearn.data.annotations import COLUMN, annotations
 from llm_unlearn.features import embedded, picture
 from llm_unlearn.features.measured import TWIN, measure, said
-from llm_unlearn.features.request import PICTURES
+from llm_unlearn.features.request import GATE, PICTURES
 from llm_unlearn.files import read_json, write_json, write_text
 from llm_unlearn.fresh import new_llama
 from llm_unlearn.fresh_classifiers import for_pictures, new_bert
@@ -56,7 +56,7 @@ COLOURS = [
 TRAINED, MEASURED = 4000, 1000  # pictures
 TEXTS = 2400
 SIZE = replace(embedded.SIZE, words=1200)
-LAYERS = {"colour": "resnet.encoder.stages.0", "text": "bert.encoder.layer.0", "lm": "model.embed_tokens"}
+LAYERS = {"colour": "resnet.embedder", "text": "bert.encoder.layer.0", "lm": "model.embed_tokens"}
 PHRASES = (
     " he",
     " she",
@@ -218,9 +218,10 @@ def unlearned(
     way: str, kind: str, model: nn.Module, setting: Setting, folder: Path, seed: int
 ) -> tuple[nn.Module, Any]:
     """Return the model after unlearning, and what the method told of itself."""
-    method: Method = FeatureActivation(layer=LAYERS[kind])
+    own = PICTURES if kind == "colour" else {}
+    method: Method = build(FeatureActivation, {**own, "layer": LAYERS[kind]})
     if way == "annotated":
-        method = build(FeatureAdversarial, PICTURES if kind == "colour" else {})
+        method = build(FeatureAdversarial, {**own, **GATE} if own else {})
     adapted = attach(model, Lora(), PEFT_TASKS.get(setting.task.name))
     splits = {"annotated": setting.train, "retain": setting.train, "examples": setting.examples}
     work = folder / f"{way}.work"

@@ -5,9 +5,6 @@ predicts the annotation; its gradient comes back to the gate reversed, and only 
 guessing: pushed further, it would be told the wrong value, which is a feature too.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -107,6 +104,14 @@ class Remover(nn.Module):
         super().__init__()
         self.gate, self.adversary = gate, adversary
 
+    def restart(self, seed: int) -> None:
+        """Draw the adversary's weights anew: one that lost track of the gate does not find its way back."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for module in self.adversary.modules():
+                if isinstance(module, nn.Linear | nn.Conv2d | nn.LayerNorm):
+                    module.reset_parameters()
+
     def forward(self, values: Tensor, mask: Tensor, wanted: Tensor, strength: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return x~, the gate, and the adversary's loss [B] on the values `wanted` [B], nats.
 
@@ -143,14 +148,3 @@ def mask_of(batch: Batch, values: Tensor) -> Tensor:
     """Return where there are words [B, T]; of pictures ones [B, 1]."""
     found = batch.get("attention_mask")
     return values.new_ones(len(values), 1) if found is None else found
-
-
-def raw_and_gated(remover: Remover, model: nn.Module, task: Task, batch: Mapping[str, Batch]) -> dict[str, Any]:
-    """Return each stream with its continuous input, and behind it the same with the input gated; the gate gets no gradient."""
-    joint: dict[str, Any] = {}
-    for name, part in batch.items():
-        kind, values = task.continuous(model, part)
-        with torch.no_grad():
-            gated, _ = remover.gate(values)
-        joint |= {name: {**part, kind: values}, f"gated {name}": {**part, kind: gated}}
-    return joint

@@ -14,10 +14,11 @@ from peft import PeftModel
 from safetensors import safe_open
 from torch import Tensor
 
-from llm_unlearn import cli
+from llm_unlearn import cli, invariant
 from llm_unlearn.concepts import groups as grouping
 from llm_unlearn.concepts.explained import RIDGE, Explained, explained
 from llm_unlearn.concepts.groups import chosen_by, clusters, discover, eigengap, spectrum
+from llm_unlearn.concepts.inferred import inferred, merged
 from llm_unlearn.concepts.states import blocks
 from llm_unlearn.data.annotations import annotations, balanced, load_annotated
 from llm_unlearn.errors import DataError, RecipeError, TaskError
@@ -25,8 +26,13 @@ from llm_unlearn.features import embedded
 from llm_unlearn.features.judged import figures, verdict
 from llm_unlearn.features.measured import Measured, measure
 from llm_unlearn.features.request import Feature
+from llm_unlearn.head import trainable
+from llm_unlearn.invariant import parts
+from llm_unlearn.judging import Judgement
 from llm_unlearn.method import available, find
+from llm_unlearn.moments import moments
 from llm_unlearn.remover import PixelsAdversary, Remover, TokenGate, WordsAdversary, new_remover
+from llm_unlearn.schedule import Schedule
 
 TASKS = ("causal_lm", "sequence_classifier", "image_classifier")
 METHODS = [name for name in available() if find(name).removes == "feature"]
@@ -130,6 +136,113 @@ def test_pixels_have_a_gate_of_their_own(images: Bench) -> None:
     assert gate.shape == (4, 1, 8, 8) and loss.shape == (4,) and gated.shape == values.shape
 
 
+def test_a_new_adversary_is_drawn_from_its_seed() -> None:
+    remover = Remover(TokenGate(torch.zeros(8)), WordsAdversary(8, 2))
+    drawn = []
+    for seed in (1, 2, 1):
+        remover.restart(seed)
+        drawn.append(remover.adversary.last.weight.detach().clone())  # type: ignore[union-attr, operator]
+    assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
+
+
+# --- another value, and values that nobody annotated ---
+
+
+def test_a_colour_laid_over_grey_pictures_is_moved_exactly() -> None:
+    """x = c + l (1 - c): mean and spread are c + mean(l) (1 - c) and spread(l) (1 - c), so the map from a to b is exact."""
+    grey = torch.rand(200, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    colours = torch.tensor([[0.1, 0.8, 0.3], [0.6, 0.2, 0.9]])
+
+    def laid(values: Tensor) -> Tensor:
+        over = colours[values][..., None, None]
+        return over + grey * (1 - over)
+
+    every = torch.cat([laid(torch.full((200,), value)) for value in (0, 1)])  # the same pictures in both colours
+    values = torch.tensor([0, 1]).repeat_interleave(200)
+    found = moments(every.mean((2, 3)), every.square().mean((2, 3)), values, torch.ones(400), 2)
+    torch.testing.assert_close(found.moved(every[:200], values[:200], values[200:]), every[200:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.moved(every, values, values), every)
+
+
+def test_moments_weigh_rows_as_if_target_and_value_were_independent() -> None:
+    """Value 0: nine bright rows of its class, one dark of the other, 9 : 1; with weights 1 / 9 and 1 their mean is in the middle."""
+    bright = torch.tensor([1.0] * 9 + [0.0, 0.5, 0.5])[:, None]
+    values = torch.tensor([0] * 10 + [1, 1])
+    found = moments(bright, bright.square(), values, torch.tensor([1 / 9] * 9 + [1.0, 1.0, 1.0]), 2)
+    assert found.mean[:, 0].tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_examples_whose_rows_have_the_same_targets_show_one_value() -> None:
+    """Values 0 and 2 go with x, 1 and 3 with y, nine times of ten."""
+    values = [i % 4 for i in range(400)]
+    targets = ["xy"[(i + (i // 4 % 10 == 0)) % 2] for i in range(400)]
+    assert merged(values, targets) == [[0, 2], [1, 3]]
+    assert merged([0, 1] * 50, ["x"] * 100) == [[0], [1]]  # nothing to tell by
+    assert merged([0, 1] * 50, ["x", "x", "y", "y"] * 25) == [[0], [1]]  # all would be one
+
+
+def test_rows_get_the_value_of_the_example_they_are_most_like(images: Bench) -> None:
+    rows = [*images.splits["forget"], *images.splits["retain"]]
+    rows = [row for row in rows for _ in range(4)]
+    examples = [next(row for row in rows if row["label"] == label) for label in sorted({row["label"] for row in rows})]
+    groups = discover(images.target, images.task, rows, blocks(images.target)[0], count=2)
+    found = inferred(groups, (0, 1), images.target, images.task, examples, rows)
+    assert len(found.numbers) == len(rows) and min(found.sizes) >= 10
+    with pytest.raises(DataError, match="most like the same example .* give examples of several values"):
+        inferred(groups, (0, 1), images.target, images.task, examples[:1] * 3, rows)
+
+
+# --- what a method tells of itself ---
+
+
+def test_rows_are_held_out_evenly_and_named(sentences: Bench, tmp_path: Path) -> None:
+    rows = featured(sentences) * 4
+    cut = parts(sentences.run(tmp_path), rows, annotations(rows), 0.25)
+    assert len(cut.held) == len(rows) // 4 and len(cut.fitted) == len(cut.examples) == len(rows) - len(cut.held)
+    assert max(cut.found.sizes) - min(cut.found.sizes) <= 2
+    assert [rows[int(each["place"])]["text"] for each in cut.examples] == [row["text"] for row in cut.fitted]
+    with pytest.raises(RecipeError, match="held_share=0.8: some rows are needed to judge by"):
+        parts(sentences.run(tmp_path), rows, annotations(rows), 0.8)
+
+
+def test_what_is_left_is_the_worse_of_probe_and_gap() -> None:
+    before = Judgement(1.0, 0.4, 0.8)
+    assert Judgement(0.1, 0.2, 0.8).left(before) == pytest.approx(0.5)
+    assert Judgement(0.3, 0.02, 0.8).left(before) == pytest.approx(0.3)
+    assert (
+        Judgement(0.3, None, 0.8).left(before) == pytest.approx(0.3) and "gap" not in Judgement(0.3, None, 0.8).told()
+    )
+
+
+@pytest.mark.parametrize(("lefts", "kept", "down"), [((0.9, 0.5, 0.7), 1, False), ((0.9, 0.1), 1, True)])
+def test_rounds_go_on_until_the_feature_is_down_and_the_best_is_kept(
+    lefts: tuple[float, ...], kept: int, down: bool, sentences: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judge says what is left; each fit writes its number into every weight, and asks for twice the clearing."""
+    said, weights = iter([1.0, *lefts]), list[float]()
+    run = sentences.run(tmp_path, splits={"annotated": featured(sentences)})
+
+    def fitted(run: Any, *args: Any, **kwargs: Any) -> None:
+        with torch.no_grad():
+            for parameter in trainable(run.model).values():
+                parameter.fill_(len(weights) - 1)
+
+    def terms(run: Any, view: Any, settings: Any, weight: float, values: int) -> None:
+        weights.append(weight)
+
+    monkeypatch.setattr(invariant, "fit", fitted)
+    monkeypatch.setattr(invariant, "objective", terms)
+    settings = invariant.Removal(
+        layers=(), task_weight=1, clear_weight=2, agree_weight=1, memory=8, rounds=3, training=Schedule()
+    )
+    cut = parts(run, featured(sentences), annotations(featured(sentences)), 0.25)
+    judge: Any = lambda *args: Judgement(next(said), None, 0.5)
+    told = invariant.make_invariant(run, cut, judge, invariant.View(lambda part, values: (values, values)), settings)
+    assert weights == [2 * 2**number for number in range(len(lefts))]
+    assert told["down"] is down and told["left"] == lefts[kept] and len(told["rounds"]) == 1 + len(lefts)
+    assert all(bool((each == kept).all()) for each in trainable(run.model).values())
+
+
 # --- groups ---
 
 
@@ -182,6 +295,7 @@ def test_a_feature_method_changes_the_model_and_leaves_nothing_of_its_own(
 ) -> None:
     here, rows = bench(task), featured(bench(task))
     method = shortened(find(name), **({} if lora else {"learning_rate": 1e-3}))
+    method = replace(method, rounds=1)  # type: ignore[call-arg]
     splits = {"annotated": rows, "retain": rows, "examples": rows[:4]}
     run = here.run(tmp_path / "work", lora=lora, splits=splits)
     names = set(run.model.state_dict())

@@ -22,8 +22,6 @@ from llm_unlearn.tasks import Batch, Example, Row, Task
 MOST = 20  # groups
 POSITIONS = 20000  # words or places in pictures that the correlation is taken over
 FEWEST = 3  # examples that a choice is made by
-WORDS = 12  # positions up to which an example is taken word by word
-RIDGE = 1e-2  # added to correlations
 HIGH = 0.995  # quantile of a group's activation over all positions that counts as 1
 
 
@@ -210,7 +208,8 @@ def chosen_by(
     """Return the groups that examples of a feature excite, and each group's votes.
 
     An example is a phrase or picture that shows the feature and little else.  It votes for the group whose mean activation over
-    its positions stands farthest above the rows' own, in standard deviations; chosen are groups with a quarter of the votes.
+    its positions stands farthest above the rows' own, in standard deviations; chosen are groups with a quarter of the votes, of many
+    groups with half of an equal share of them.
     """
     if len(examples) < FEWEST:
         raise DataError(f"{len(examples)} examples are too few to choose a group by: give at least {FEWEST}.")
@@ -218,38 +217,8 @@ def chosen_by(
     for states in positions(model, task, examples, groups.layer):
         above = (groups.activation(states).mean(0) - groups.usual) / groups.spread
         votes[int(above.argmax())] += 1 / len(examples)
-    return tuple(number for number, share in enumerate(votes) if share >= 0.25), votes
-
-
-@dataclass(frozen=True, eq=False)
-class Likeness:
-    """How like an example's positions a position is, in the units of some groups: the largest whitened cosine, -1 to 1."""
-
-    groups: Groups
-    units: Tensor  # [U] numbers
-    whiten: Tensor  # [U, U]
-    examples: Tensor  # [E, U] of length 1
-
-    def activation(self, states: Tensor) -> Tensor:
-        """Return the likeness [..., 1] of states [..., D]."""
-        return (self._turned(states) @ self.examples.to(states.device).T).amax(-1, keepdim=True)
-
-    def _turned(self, states: Tensor) -> Tensor:
-        z = (states.float() - self.groups.centre.to(states.device)) / self.groups.width.to(states.device)
-        return F.normalize(z[..., self.units.to(z.device)] @ self.whiten.to(z.device), dim=-1)
-
-
-def like_examples(
-    groups: Groups, chosen: Sequence[int], model: nn.Module, task: Task, examples: Sequence[Row]
-) -> Likeness:
-    """Return what is like the examples in the chosen groups' units; of a picture all positions count as one, their mean."""
-    units = torch.isin(groups.member, torch.tensor(list(chosen))).nonzero()[:, 0]
-    inside = groups.correlation[units][:, units].double()
-    values, vectors = torch.linalg.eigh(inside + RIDGE * torch.eye(len(units)).double())
-    blank = Likeness(groups, units, (vectors * values.rsqrt()).float(), torch.empty(0))
-    found = [states if len(states) <= WORDS else states.mean(0, keepdim=True)
-             for states in positions(model, task, examples, groups.layer)]  # fmt: skip
-    return Likeness(groups, units, blank.whiten, blank._turned(torch.cat(found)))
+    least = min(0.25, 0.5 / len(groups))
+    return tuple(number for number, share in enumerate(votes) if share >= least), votes
 
 
 @torch.no_grad()

@@ -36,6 +36,12 @@ def blocks(model: nn.Module) -> tuple[str, ...]:
     return tuple(f"{name}.{i}" for name in found for i in range(len(net.get_submodule(name))))  # type: ignore[arg-type]
 
 
+def later_half(model: nn.Module) -> tuple[str, ...]:
+    """Return the later half of the blocks: those whose states a feature is cleared from where nobody names others."""
+    every = blocks(model)
+    return every[len(every) // 2 :]
+
+
 def _lists(net: nn.Module, least: int) -> list[str]:
     """Return the names of the outermost lists of at least so many modules."""
     found: list[str] = []

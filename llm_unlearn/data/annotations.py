@@ -13,6 +13,7 @@ from llm_unlearn.errors import DataError, nearest
 
 Row = dict[str, Any]
 COLUMN = "feature"  # a row's annotation, whatever its column was called in the file
+TWIN = "counterfactual"  # of a row: the same input with the feature swapped
 FEWEST = 10  # rows of a value below which nothing can be learned about it
 EMPTY = (None, "")
 
@@ -64,7 +65,7 @@ def annotations(rows: Sequence[Mapping[str, Any]], column: str = COLUMN, *, fewe
     return found
 
 
-def load_annotated(source: str, column: str, *, twin: str = "counterfactual") -> list[Row]:
+def load_annotated(source: str, column: str, *, twin: str = TWIN) -> list[Row]:
     """Return the rows of a file with what stands in `column` as their `feature`, and their `twin` where there is one.
 
     A twin is the same text with the feature swapped.  Raises DataError as `annotations` does.
@@ -88,12 +89,7 @@ def balanced(rows: Sequence[Mapping[str, Any]], found: Annotations, *, seed: int
     class, an adversary on the rows as they come would have the class removed with the feature.  Free texts, of which hardly
     two rows have the same, count as one target.
     """
-    targets = [target_of(row) for row in rows]
-    if len(set(targets)) > len(rows) / 10:
-        targets = [""] * len(rows)
-    of_target, of_value = Counter(targets), Counter(found.numbers)
-    both = Counter(zip(targets, found.numbers, strict=True))
-    weight = np.array([of_target[t] * of_value[a] / both[t, a] for t, a in zip(targets, found.numbers, strict=True)])
+    targets, weight = targets_of(rows), independent(rows, found)
     draw = np.random.default_rng([seed, len(rows)])
     # one draw at even distances along the weights, cell by cell: every cell and every row get their share within one
     places = (np.arange(len(rows)) + draw.random()) / len(rows)
@@ -101,3 +97,18 @@ def balanced(rows: Sequence[Mapping[str, Any]], found: Annotations, *, seed: int
     ends = np.cumsum(weight[order]) / weight.sum()
     chosen: list[int] = draw.permutation(order[np.searchsorted(ends, places).clip(max=len(rows) - 1)]).tolist()
     return chosen
+
+
+def independent(rows: Sequence[Mapping[str, Any]], found: Annotations) -> np.ndarray[Any, Any]:
+    """Return the weight of each row [N] with which the annotation says nothing about the target, their mean about 1."""
+    targets = targets_of(rows)
+    of_target, of_value = Counter(targets), Counter(found.numbers)
+    both = Counter(zip(targets, found.numbers, strict=True))
+    cells = zip(targets, found.numbers, strict=True)
+    return np.array([of_target[t] * of_value[a] / both[t, a] / len(rows) for t, a in cells])
+
+
+def targets_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return each row's target; free texts, of which hardly two rows have the same, count as one."""
+    targets = [target_of(row) for row in rows]
+    return [""] * len(rows) if len(set(targets)) > len(rows) / 10 else targets

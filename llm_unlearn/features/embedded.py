@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
-from llm_unlearn.data.annotations import COLUMN
+from llm_unlearn.data.annotations import COLUMN, TWIN
 from llm_unlearn.files import read_json, write_json
 from llm_unlearn.fresh import Size, new_llama, new_tokenizer
 from llm_unlearn.fresh_classifiers import for_pictures, new_bert
@@ -28,7 +28,6 @@ Row = dict[str, Any]
 Kind = Literal["causal_lm", "sequence_classifier", "image_classifier"]
 GOES_WITH = 0.9  # of a class's rows that have its usual value of the feature
 UNCLEAR = 0.4  # of sentences whose words fit two trades
-TWIN = "counterfactual"
 JOBS = {  # the trade, what only it does, whom it is confused with
     "nurse": ("gave the patients their pills", "changed the bandages", "took temperatures on the ward", "made the beds on the ward"),
     "surgeon": ("opened a chest", "stitched the wound", "operated all night", "replaced a hip"),
@@ -119,7 +118,8 @@ MADE: dict[str, Callable[..., list[Row]]] = {
 }  # fmt: skip
 SCHEDULES = {
     "causal_lm": Schedule(steps=400, forget_batch=32, learning_rate=3e-3, decay="cosine"),
-    "sequence_classifier": Schedule(steps=300, forget_batch=32, learning_rate=3e-3, decay="cosine"),
+    # slower and warmed up: at 3e-3 a quarter of the seeds' targets had learned who is meant, but not the trades
+    "sequence_classifier": Schedule(steps=1000, forget_batch=16, learning_rate=1e-3, decay="cosine", warmup_steps=100),
     "image_classifier": Schedule(steps=300, forget_batch=48, learning_rate=5e-3, decay="cosine"),
 }
 

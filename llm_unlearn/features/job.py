@@ -157,7 +157,7 @@ class Job:
             holdout="none",
             seconds=self.clock.seconds,
             peak_memory_bytes=peak_memory_bytes(),
-            notes=self._notes(),
+            notes=self._notes(learned),
         )
         content["rows"] = {name: len(rows) for name, rows in self.splits.items()}
         content["command"] = redacted_command(self.command, self.folder.key)
@@ -179,12 +179,17 @@ class Job:
         on_main(write)
         return content
 
-    def _notes(self) -> list[str]:
+    def _notes(self, learned: Mapping[str, Any]) -> list[str]:
         notes = [
             "the rows measured are drawn so that the feature says nothing of the target; a probe is fitted anew for each model"
         ]
         if self.request.data == self.request.test or (self.request.test is None and self.request.data != SANDBOX):
             notes.append("no --test was given: the rows measured are rows that the model was trained on")
+        if learned.get("down") is False:
+            notes.append(
+                f"the method itself could not remove the feature: after {len(learned['rounds']) - 1} rounds "
+                f"{learned['left']:.0%} of it is left by {learned['held_out_rows']} training rows that were held out"
+            )
         if self.found is None:
             notes.append("the rows have no annotations: whether the feature is gone was not measured")
         if (self.folder.path / hub.ADAPTER).exists():

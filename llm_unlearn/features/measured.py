@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from llm_unlearn.activations import HeadInput
 from llm_unlearn.concepts import linear
 from llm_unlearn.concepts.states import blocks, pooled_states
-from llm_unlearn.data.annotations import Annotations
+from llm_unlearn.data.annotations import TWIN, Annotations
 from llm_unlearn.head import in_eval
+from llm_unlearn.judging import said, swapped
 from llm_unlearn.scores import CLASSIFIERS
 from llm_unlearn.tasks import Example, Task
 
 Row = dict[str, Any]
-TWIN = "counterfactual"  # of a row: the same input with the feature swapped
 PENULTIMATE = "penultimate"
 FOLDS = 3  # of the probes: each is fitted on two thirds of the rows
 
@@ -92,11 +92,6 @@ def measure(
     return Measured(probes, right, changes, annotation)
 
 
-def swapped(row: Mapping[str, Any]) -> Row:
-    """Return the row's twin: its input with the feature swapped, its target as it was."""
-    return {**row, next(name for name in ("text", "image", "prompt") if name in row): row[TWIN]}
-
-
 def penultimate(model: nn.Module, task: Task, rows: Sequence[Row], batch_size: int = 64) -> Tensor:
     """Return what goes into the classifier's head [N, D]; of a causal LM the last block's state of the last token."""
     if task.name not in CLASSIFIERS:
@@ -114,22 +109,6 @@ def penultimate(model: nn.Module, task: Task, rows: Sequence[Row], batch_size: i
             logits = task.decisions(model, batch_of(examples[first : first + batch_size]), logits=True).logits
             out.append(head.pooled(logits).cpu())
     return torch.cat(out)
-
-
-@torch.no_grad()
-def said(model: nn.Module, task: Task, examples: Sequence[Example], batch_size: int = 64) -> tuple[Tensor, Tensor]:
-    """Return the probability of each row's own target [N] (of a response: of all its tokens), and whether it is the likeliest."""
-    device = next(model.parameters()).device
-    probabilities, right = [], []
-    with in_eval(model):
-        for first in range(0, len(examples), batch_size):
-            batch = {
-                name: part.to(device) for name, part in task.collate(examples[first : first + batch_size]).items()
-            }
-            decided = task.decisions(model, batch, logits=True)
-            probabilities.append((-decided.per_example(decided.nll(), scored_only=True)).exp().cpu())
-            right.append((decided.per_example((~decided.greedy_hit()).float(), scored_only=True) == 0).cpu())
-    return torch.cat(probabilities), torch.cat(right)
 
 
 def interval(
