@@ -50,10 +50,10 @@ style: $(VENV)/.stamp      ## put lint and format right
 	$(BIN)/ruff format .
 
 help-texts: $(VENV)/.stamp ## write what llm-unlearn COMMAND --help prints anew, after a change of options
-	$(BIN)/python -m llm_unlearn.help_texts
+	$(BIN)/python -m llm_unlearn.command_line.help_texts
 
 docs: $(VENV)/.stamp       ## write the tables of methods, figures and papers in the docs anew, after a change of their files
-	$(BIN)/python -m llm_unlearn.catalogue
+	$(BIN)/python -m llm_unlearn.command_line.catalogue
 
 sandbox: $(VENV)/.stamp    ## train the sandbox's shipped models again
 	$(LAUNCH) recipes/train_target.py --config recipes/sandbox_target.yaml

@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=60, help="of the forget set, and as many strangers")
     given = parser.parse_args()
     from llm_unlearn.benchmarks import tofu
-    from llm_unlearn.evaluation import measure
+    from llm_unlearn.measuring.evaluation import measure
 
     options = tofu.Options(model=given.model, gold=given.gold, data=given.data)
     read = {name: rows[: given.rows] for name, rows in tofu.read(options)[0].items()}

@@ -23,9 +23,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llm_unlearn import cli, options, settings
 from llm_unlearn.fresh_classifiers import drawn, new_resnet, new_vit
 from llm_unlearn.head import in_eval
-from llm_unlearn.importance import Weights, allowed, chosen, fisher_diagonal
 from llm_unlearn.sandbox import models, world
 from llm_unlearn.tasks import CausalLM, Example, ImageClassifier, Task
+from llm_unlearn.weights.importance import Weights, allowed, chosen, fisher_diagonal
 
 LINEAR = "all-linear"
 CONVOLUTIONS = r".*(convolution|projection)"

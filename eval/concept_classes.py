@@ -26,8 +26,8 @@ from llm_unlearn.concepts.bank import saying
 from llm_unlearn.concepts.like_examples import like_examples
 from llm_unlearn.data.requests import strangers_to
 from llm_unlearn.errors import RecipeError, nearest
-from llm_unlearn.evaluation import measure
 from llm_unlearn.files import write_text
+from llm_unlearn.measuring.evaluation import measure
 from llm_unlearn.papers import cells, corpora, pages, plan
 from llm_unlearn.poisoned import ClassLabels
 from llm_unlearn.scores import ModelScores

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from llm_unlearn import cli, options
-from llm_unlearn.depth import TAU, Depth, DepthScore, check_tokenizers
 from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.files import write_json
 from llm_unlearn.loading import load_task
+from llm_unlearn.measuring.depth import TAU, Depth, DepthScore, check_tokenizers
 from llm_unlearn.runfolder import PRIVATE, is_main
 from llm_unlearn.settings import build
 from llm_unlearn.subject import Subject

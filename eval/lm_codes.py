@@ -24,15 +24,15 @@ from llm_unlearn import cli
 from llm_unlearn.data.mnemonic import Mnemonic
 from llm_unlearn.errors import DataError
 from llm_unlearn.files import write_text
-from llm_unlearn.importance import fisher_diagonal
 from llm_unlearn.loading import load_codes, load_model, load_task
-from llm_unlearn.noise import Noise, ratio
 from llm_unlearn.recipe import SANDBOX, Recipe
 from llm_unlearn.sandbox import models, world
 from llm_unlearn.sandbox.values import PLACES
 from llm_unlearn.schedule import Schedule
 from llm_unlearn.targets import Target, train_target
 from llm_unlearn.tasks import Row, Task
+from llm_unlearn.weights.importance import fisher_diagonal
+from llm_unlearn.weights.noise import Noise, ratio
 
 ELSEWHERE = "elsewhere"  # the unit of rows that name no town
 NOISE = {

@@ -5,7 +5,7 @@
 
 Faithfulness: the area under the ROC curve with which a figure tells the two pools apart.  Robustness: how little it moves when
 unlearned models are rounded to 4 bits, and how alike unlearned models and gold move under a short fine-tuning on forget.
-Definitions: llm_unlearn/meta.py; what the pools are and why: llm_unlearn/pools.py.  Protocol after OpenUnlearning
+Definitions: llm_unlearn/measuring/meta.py; what the pools are and why: llm_unlearn/measuring/pools.py.  Protocol after OpenUnlearning
 (arXiv:2506.12618) and arXiv:2605.24614.
 
 Everything is a LoRA adapter (rank 16) on the sandbox's gold, merged; 32 rows a step, the package's own training loop:
@@ -35,14 +35,15 @@ from torch import nn
 from tqdm import tqdm
 from transformers import set_seed
 
-from llm_unlearn import cli, meta, options, pools
+from llm_unlearn import cli, options
 from llm_unlearn.attacks.quantise import rounded
-from llm_unlearn.depth import Depth, blocks
-from llm_unlearn.evaluation import measure
-from llm_unlearn.figures import figures
 from llm_unlearn.files import read_json, write_json, write_text
 from llm_unlearn.loading import load_model, load_task
 from llm_unlearn.lora import Lora, attach
+from llm_unlearn.measuring import meta, pools
+from llm_unlearn.measuring.depth import Depth, blocks
+from llm_unlearn.measuring.evaluation import measure
+from llm_unlearn.measuring.figures import figures
 from llm_unlearn.method import find
 from llm_unlearn.recipe import SANDBOX, from_values
 from llm_unlearn.run import Run

@@ -170,7 +170,7 @@ def main() -> None:
 
 
 def _others(scores: ModelScores, standards: Mapping[str, ModelScores]) -> Values:
-    from llm_unlearn.figures import assess
+    from llm_unlearn.measuring.figures import assess
 
     found = assess(scores, before=standards["before"], gold=standards.get("gold")).figures
     return figures({"figures": [figure.to_json() for figure in found]}, "after")

@@ -110,8 +110,8 @@ def gold(asked: Ten, folder: Path) -> str:
 def figures_of(model: str, adapter: str | None, splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Return {split: {figure: mean over its rows}} of a model, with an adapter where one is named."""
     from llm_unlearn.continual import right
-    from llm_unlearn.evaluation import measure
     from llm_unlearn.loading import load_model, load_task
+    from llm_unlearn.measuring.evaluation import measure
     from llm_unlearn.metrics.extraction_strength import extraction_strength
     from llm_unlearn.recipe import from_values
     from llm_unlearn.subject import with_adapter

@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=3, help="texts to print")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    from llm_unlearn import writing
+    from llm_unlearn.measuring import writing
 
     before, tokenizer = writing.load_writer(given.model)
     after, _ = writing.load_writer(given.model, given.adapter)

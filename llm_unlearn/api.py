@@ -11,24 +11,24 @@ from typing import Any
 
 from peft import PeftModel
 
-from llm_unlearn.alike import check_alike
 from llm_unlearn.data.sources import fingerprint
 from llm_unlearn.errors import RecipeError
-from llm_unlearn.evaluation import Evaluation, assess
 from llm_unlearn.hub import ADAPTER
 from llm_unlearn.job import Job
 from llm_unlearn.loading import load_model, load_task
-from llm_unlearn.measuring import asked_for, evaluation_of, further, token_count
+from llm_unlearn.measuring.alike import check_alike
+from llm_unlearn.measuring.evaluation import Evaluation, assess
+from llm_unlearn.measuring.protocol import asked_for, evaluation_of, further, token_count
+from llm_unlearn.measuring.reading import read_before
+from llm_unlearn.measuring.suites import figures_of
 from llm_unlearn.prepare import in_memory, prepare, with_holdout
 from llm_unlearn.publish.merging import Merge, is_merged, merge
 from llm_unlearn.publish.pushing import Push, push
-from llm_unlearn.reading import read_before
 from llm_unlearn.recipe import Recipe, from_values, to_dict
 from llm_unlearn.reporting import report as reports
 from llm_unlearn.run import Splits
 from llm_unlearn.runfolder import is_main, on_main, open_run
 from llm_unlearn.scores import ModelScores
-from llm_unlearn.suites import figures_of
 from llm_unlearn.tasks import Row
 
 

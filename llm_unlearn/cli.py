@@ -16,8 +16,8 @@ from llm_unlearn.errors import RecipeError, UnlearnError, nearest
 
 FINE, FAILED, FAULT = 0, 1, 2
 HELP = (
-    Path(__file__).parent / "help"
-)  # each command's --help as text, so that it takes no second: `python -m llm_unlearn.help_texts`
+    Path(__file__).parent / "command_line" / "help"
+)  # each command's --help as text, so that it takes no second: `python -m llm_unlearn.command_line.help_texts`
 COMPLETE = "_LLM_UNLEARN_COMPLETE"  # set by the shell's completion script
 COMMANDS = {
     "unlearn": "make a model forget, and show that it did; --continue adds a request to a run",
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _main(argv: Sequence[str] | None) -> NoReturn:
     words = list(sys.argv[1:] if argv is None else argv)
     if os.environ.get(COMPLETE):
-        from llm_unlearn.completion import answer
+        from llm_unlearn.command_line.completion import answer
 
         sys.exit(answer(os.environ[COMPLETE]))
     if not words or words[0] in ("-h", "--help"):
@@ -127,7 +127,7 @@ def dispatch(name: str, words: Sequence[str], as_json: bool = False) -> int:
     """Run a command, print its result and return its exit code; raise RecipeError for a name that is none."""
     if name not in COMMANDS:
         raise RecipeError(f"there is no command {name!r}{nearest(name, COMMANDS)}. Commands: {', '.join(COMMANDS)}.")
-    from llm_unlearn import commands
+    from llm_unlearn.command_line import commands
 
     result = getattr(commands, name)(words, None if as_json else print)
     if os.environ.get("RANK", "0") == "0":
@@ -137,7 +137,7 @@ def dispatch(name: str, words: Sequence[str], as_json: bool = False) -> int:
 
 def forget(argv: list[str] | None = None, **defaults: Any) -> None:
     """Unlearn, then print the table and what was written where; `defaults` hold for settings that are not given."""
-    from llm_unlearn.commands import unlearned
+    from llm_unlearn.command_line.commands import unlearned
 
     words = sys.argv[1:] if argv is None else argv
     result = unlearned(words, print, sys.argv if argv is None else ["llm-unlearn", "unlearn", *argv], defaults)
@@ -168,7 +168,7 @@ def forget_records(argv: list[str] | None = None) -> None:
 
 def train_target(argv: list[str] | None = None) -> None:
     """Train a target and, with --gold, its twin; then print how long each took."""
-    from llm_unlearn.commands import trained
+    from llm_unlearn.command_line.commands import trained
 
     result = trained(sys.argv[1:] if argv is None else argv)
     if os.environ.get("RANK", "0") == "0":

@@ -16,9 +16,9 @@ import numpy as np
 from llm_unlearn import api, hub
 from llm_unlearn.data.splits import content
 from llm_unlearn.errors import DataError
-from llm_unlearn.evaluation import Evaluation
 from llm_unlearn.files import read_json, write_json, write_text
 from llm_unlearn.loading import load_model, load_task
+from llm_unlearn.measuring.evaluation import Evaluation
 from llm_unlearn.recipe import Recipe
 from llm_unlearn.runfolder import is_main, on_main
 from llm_unlearn.scores import CLASSIFIERS, ModelScores, Scores

@@ -25,7 +25,7 @@ from llm_unlearn.errors import DataError, OutputError
 from llm_unlearn.files import read_json, write_json, write_text
 from llm_unlearn.loading import checkpoint, load_model, load_task
 from llm_unlearn.manifest import manifest, peak_memory_bytes
-from llm_unlearn.measuring import token_count
+from llm_unlearn.measuring.protocol import token_count
 from llm_unlearn.prepare import prepare, with_holdout
 from llm_unlearn.publish import certificate, ledger, receipt
 from llm_unlearn.recipe import Recipe, from_values, to_dict

@@ -7,7 +7,7 @@ from torch import nn
 
 from llm_unlearn.data.sources import load
 from llm_unlearn.errors import DataError
-from llm_unlearn.evaluation import assess, measure
+from llm_unlearn.measuring.evaluation import assess, measure
 from llm_unlearn.prepare import measured, prepare
 from llm_unlearn.recipe import Recipe
 from llm_unlearn.runfolder import is_main

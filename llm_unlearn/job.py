@@ -12,12 +12,9 @@ from torch import nn
 from transformers.trainer_utils import set_seed
 
 from llm_unlearn import guard, hub
-from llm_unlearn.alike import check_alike
 from llm_unlearn.class_attributions import with_attribution
 from llm_unlearn.data.mnemonic import FILE, Codes
 from llm_unlearn.errors import NothingChanged
-from llm_unlearn.evaluation import assess
-from llm_unlearn.figures import unknown_to
 from llm_unlearn.files import read_json, write_json
 from llm_unlearn.fit import logged
 from llm_unlearn.loading import (
@@ -30,10 +27,15 @@ from llm_unlearn.loading import (
 )
 from llm_unlearn.lora import attach
 from llm_unlearn.manifest import manifest, peak_memory_bytes, redacted_command, redacted_request, versions
-from llm_unlearn.measuring import evaluation_of, further, token_count
+from llm_unlearn.measuring.alike import check_alike
+from llm_unlearn.measuring.evaluation import assess
+from llm_unlearn.measuring.figures import unknown_to
+from llm_unlearn.measuring.protocol import evaluation_of, further, token_count
+from llm_unlearn.measuring.reading import read_before
+from llm_unlearn.measuring.suites import figures_of
+from llm_unlearn.measuring.verdict import verdict
 from llm_unlearn.prepare import Prepared, with_holdout
 from llm_unlearn.publish import certificate
-from llm_unlearn.reading import read_before
 from llm_unlearn.recipe import SANDBOX, Recipe, to_dict
 from llm_unlearn.reporting import plots
 from llm_unlearn.reporting import report as reports
@@ -42,10 +44,8 @@ from llm_unlearn.reporting.worst import worst_rows
 from llm_unlearn.run import Run
 from llm_unlearn.runfolder import RunFolder, is_main, on_main
 from llm_unlearn.scores import ModelScores, Scores
-from llm_unlearn.suites import figures_of
 from llm_unlearn.targets import training_seconds
 from llm_unlearn.tasks import Task
-from llm_unlearn.verdict import verdict
 
 WORK, SCORES = "work", "scores"
 

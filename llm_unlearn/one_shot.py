@@ -20,7 +20,6 @@ from llm_unlearn.files import read_json, write_json
 from llm_unlearn.loading import PEFT_TASKS, load_adapted, load_codes, load_model, load_task, reader_of
 from llm_unlearn.lora import Lora, attach
 from llm_unlearn.methods.mnemonic_noise import MnemonicNoise
-from llm_unlearn.noise import accuracy
 from llm_unlearn.prepare import prepare
 from llm_unlearn.recipe import SANDBOX, Recipe
 from llm_unlearn.run import Run
@@ -28,6 +27,7 @@ from llm_unlearn.runfolder import is_main, on_main
 from llm_unlearn.targets import Target, train_target
 from llm_unlearn.tasks import Row, Task
 from llm_unlearn.train import TRAINING
+from llm_unlearn.weights.noise import accuracy
 
 RECORD = "one_shot.json"
 SCHEDULE = replace(

@@ -20,15 +20,16 @@ import numpy as np
 from torch import nn
 from transformers.trainer_utils import set_seed
 
-from llm_unlearn import cache, goldcache
+from llm_unlearn import goldcache
 from llm_unlearn.attacks._attacked import merged, spread
 from llm_unlearn.data.sources import fingerprint
 from llm_unlearn.errors import DataError, RecipeError
-from llm_unlearn.evaluation import measure
-from llm_unlearn.figures import Figure, figures
 from llm_unlearn.files import read_json, write_json
 from llm_unlearn.loading import PEFT_TASKS, checkpoint, load_model
 from llm_unlearn.lora import Lora, attach
+from llm_unlearn.measuring import cache
+from llm_unlearn.measuring.evaluation import measure
+from llm_unlearn.measuring.figures import Figure, figures
 from llm_unlearn.metrics._classes import STRANGERS
 from llm_unlearn.metrics.accuracy import accuracy
 from llm_unlearn.metrics.u_lira import FEWEST, Shadow

@@ -12,12 +12,13 @@ from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import load_peft_weights
 from torch import nn
 
-from llm_unlearn import alike, hub
+from llm_unlearn import hub
 from llm_unlearn.data.sources import load
 from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.files import read_json
 from llm_unlearn.loading import load_model, load_task
-from llm_unlearn.measuring import token_count
+from llm_unlearn.measuring import alike
+from llm_unlearn.measuring.protocol import token_count
 from llm_unlearn.prepare import prepare, with_holdout
 from llm_unlearn.recipe import SPLITS, Recipe, from_values
 from llm_unlearn.runfolder import read_request

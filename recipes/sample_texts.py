@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", required=True)
     given = parser.parse_args()
-    from llm_unlearn.writing import load_writer, write_texts
+    from llm_unlearn.measuring.writing import load_writer, write_texts
 
     model, tokenizer = load_writer(given.model, given.adapter)
     with tqdm(total=given.count, unit="text") as bar:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from llm_unlearn.head import in_eval
-from llm_unlearn.importance import chosen
 from llm_unlearn.tasks import IGNORE, Example, Task
+from llm_unlearn.weights.importance import chosen
 
 
 def one_by_one(

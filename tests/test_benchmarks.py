@@ -18,7 +18,7 @@ from llm_unlearn import benchmarks
 from llm_unlearn.benchmarks import _harness, muse, tofu, wmdp
 from llm_unlearn.benchmarks._choices import Question, questions
 from llm_unlearn.errors import DataError, MissingExtra, RecipeError
-from llm_unlearn.evaluation import Evaluation
+from llm_unlearn.measuring.evaluation import Evaluation
 from llm_unlearn.scores import Scores
 from llm_unlearn.tasks import CausalLM
 

@@ -12,11 +12,12 @@ from conftest import Bench, byte_level_bpe, learn, llama
 from peft import PeftModel
 from test_evaluation import Calls, rich_rows
 
-from llm_unlearn import cache, evaluate, job, unlearn
+from llm_unlearn import evaluate, job, unlearn
 from llm_unlearn.errors import DataError, NotFinite
-from llm_unlearn.evaluation import Evaluation
-from llm_unlearn.figures import figures
-from llm_unlearn.suites import FULL
+from llm_unlearn.measuring import cache
+from llm_unlearn.measuring.evaluation import Evaluation
+from llm_unlearn.measuring.figures import figures
+from llm_unlearn.measuring.suites import FULL
 
 
 def evaluation(bench: Bench, folder: Path, **options: Any) -> Evaluation:

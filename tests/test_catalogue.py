@@ -7,7 +7,8 @@ from inspect import cleandoc
 
 import pytest
 
-from llm_unlearn import catalogue, cli, metrics
+from llm_unlearn import cli, metrics
+from llm_unlearn.command_line import catalogue
 from llm_unlearn.comments import _comments_in, comments_of
 from llm_unlearn.errors import OutputError
 from llm_unlearn.method import available, find

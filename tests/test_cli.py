@@ -13,8 +13,9 @@ import pytest
 from conftest import Bench
 from published import make_run, vouch
 
-from llm_unlearn import cli, commands, help_texts
-from llm_unlearn.completion import options_of, script
+from llm_unlearn import cli
+from llm_unlearn.command_line import commands, help_texts
+from llm_unlearn.command_line.completion import options_of, script
 from llm_unlearn.continuing import read
 
 
@@ -113,7 +114,7 @@ def test_the_doctor_says_what_is_missing(capsys: pytest.CaptureFixture[str], mon
     monkeypatch.setenv("PATH", "")
     code, out, _ = call(capsys, "doctor")
     assert code == 0 and "ssh-keygen): missing" in out and "device:" in out and "hf_not_to_be_shown" not in out
-    from llm_unlearn.doctor import _fault
+    from llm_unlearn.command_line.doctor import _fault
 
     assert "is missing: pip install torch" in _fault("torch", ">=2", None)
     assert "is not >=3" in _fault("torch", ">=3", "2.13.0+cpu") and _fault("torch", ">=2.11", "2.13.0+cpu") == ""

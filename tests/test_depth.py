@@ -15,11 +15,11 @@ from conftest import ARCHITECTURES, Bench, learn, llama
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from llm_unlearn.depth import NO_LAYER, TAU, Depth, blocks, check_tokenizers, unlearning_depth
 from llm_unlearn.errors import DataError, TaskError
 from llm_unlearn.lora import Lora, attach
+from llm_unlearn.measuring.depth import NO_LAYER, TAU, Depth, blocks, check_tokenizers, unlearning_depth
+from llm_unlearn.measuring.spans import entity_words, with_spans
 from llm_unlearn.sandbox import models, world
-from llm_unlearn.spans import entity_words, with_spans
 from llm_unlearn.tasks import CausalLM, Example, Row
 
 EVAL = Path(__file__).parents[1] / "eval"

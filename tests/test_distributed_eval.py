@@ -14,8 +14,8 @@ import pytest
 import torch
 from conftest import Bench, learn
 
-from llm_unlearn.evaluation import measure
 from llm_unlearn.loading import load_model, load_task
+from llm_unlearn.measuring.evaluation import measure
 from llm_unlearn.recipe import from_values
 
 SCRIPTS = Path(__file__).parents[1] / "eval"

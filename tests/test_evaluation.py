@@ -11,8 +11,8 @@ import torch
 from conftest import Bench
 from test_metrics import made_up, model
 
-from llm_unlearn.evaluation import Evaluation, _batches, measure
-from llm_unlearn.figures import assess, figures, figures_by_kind, unknown_to
+from llm_unlearn.measuring.evaluation import Evaluation, _batches, measure
+from llm_unlearn.measuring.figures import assess, figures, figures_by_kind, unknown_to
 from llm_unlearn.scores import Scores
 
 

@@ -22,9 +22,9 @@ from transformers import AutoModelForCausalLM
 from llm_unlearn import lora_linear
 from llm_unlearn.errors import DataError, TaskError
 from llm_unlearn.fresh_classifiers import new_bert, new_resnet, new_vit
-from llm_unlearn.importance import fisher_diagonal, mas, saliency
 from llm_unlearn.lora import Lora, attach
 from llm_unlearn.tasks import Example, ImageClassifier, Task
+from llm_unlearn.weights.importance import fisher_diagonal, mas, saliency
 
 KINDS: dict[str, Callable[..., dict[str, Tensor]]] = {
     "fisher_diagonal": fisher_diagonal,
@@ -272,7 +272,7 @@ TWO = """
     from accelerate import PartialState
     from safetensors.torch import save_file
 
-    from llm_unlearn.importance import fisher_diagonal, saliency
+    from llm_unlearn.weights.importance import fisher_diagonal, saliency
 
     PartialState(cpu=True)
     assert torch.distributed.get_world_size() == 2

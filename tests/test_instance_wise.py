@@ -17,7 +17,6 @@ from llm_unlearn.decisions import Decisions
 from llm_unlearn.errors import DataError, RecipeError, TaskError
 from llm_unlearn.fit import fit
 from llm_unlearn.head import trainable
-from llm_unlearn.held import held, pull, scaled
 from llm_unlearn.methods.instance_wise import InstanceWise
 from llm_unlearn.other_answers import (
     aims,
@@ -31,6 +30,7 @@ from llm_unlearn.other_answers import (
 from llm_unlearn.run import Run
 from llm_unlearn.schedule import Schedule
 from llm_unlearn.stand_ins import stand_ins
+from llm_unlearn.weights.held import held, pull, scaled
 
 ROOM = Schedule(steps=100, forget_batch=4, retain_per_forget=4, warmup_steps=0, learning_rate=6e-3, decay="constant")
 

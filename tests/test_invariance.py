@@ -11,14 +11,14 @@ import torch
 from conftest import Bench, shortened, weights
 from torch import Tensor, nn
 
-from llm_unlearn.evaluation import measure
-from llm_unlearn.figures import figures
 from llm_unlearn.fit import Schedule, Stop
+from llm_unlearn.measuring.evaluation import measure
+from llm_unlearn.measuring.figures import figures
+from llm_unlearn.measuring.reading import read_by
+from llm_unlearn.measuring.suites import figures_of
 from llm_unlearn.method import LossMethod, available, find
 from llm_unlearn.methods.npo import NPO
-from llm_unlearn.reading import read_by
 from llm_unlearn.scores import CLASSIFIERS
-from llm_unlearn.suites import figures_of
 from llm_unlearn.tasks import CausalLM
 
 # figures that a single greedy word or rank may move far on a dozen rows, in another number format

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from llm_unlearn.errors import TaskError
 from llm_unlearn.fresh_classifiers import new_resnet
 from llm_unlearn.lora import Lora, attach
-from llm_unlearn.lowrank import canonical, columns, effective, write_edit
+from llm_unlearn.weights.lowrank import canonical, columns, effective, write_edit
 
 CONVOLUTIONS = r".*convolution"
 

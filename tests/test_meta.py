@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from llm_unlearn import meta, pools
 from llm_unlearn.errors import RecipeError
-from llm_unlearn.meta import EPSILON, knowing, merits, recovers_like_gold, stays
+from llm_unlearn.measuring import meta, pools
+from llm_unlearn.measuring.meta import EPSILON, knowing, merits, recovers_like_gold, stays
 from llm_unlearn.sandbox import world
 from llm_unlearn.tasks import Row
 

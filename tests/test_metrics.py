@@ -11,7 +11,7 @@ import pytest
 
 from llm_unlearn import metrics
 from llm_unlearn.errors import RecipeError
-from llm_unlearn.figures import figures
+from llm_unlearn.measuring.figures import figures
 from llm_unlearn.metrics import model_utility, probability, truth_ratio
 from llm_unlearn.metrics._components import left_out
 from llm_unlearn.metrics.exact_answer import exact_answer

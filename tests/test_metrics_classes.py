@@ -19,8 +19,10 @@ from transformers import BertForSequenceClassification, LlamaForSequenceClassifi
 
 from llm_unlearn import unlearn
 from llm_unlearn.errors import TaskError
-from llm_unlearn.evaluation import Evaluation, measure
-from llm_unlearn.figures import ACROSS, assess, figures, removed
+from llm_unlearn.measuring.evaluation import Evaluation, measure
+from llm_unlearn.measuring.figures import ACROSS, assess, figures, removed
+from llm_unlearn.measuring.suites import CLASSES, CLASSES_FULL
+from llm_unlearn.measuring.verdict import verdict
 from llm_unlearn.metrics import available, defined_for, find
 from llm_unlearn.metrics._classes import entropy
 from llm_unlearn.metrics._logistic import SPLITS, TEST, attack_accuracy, logistic
@@ -32,9 +34,7 @@ from llm_unlearn.metrics.zrf import zrf
 from llm_unlearn.prepare import measured
 from llm_unlearn.reporting import report
 from llm_unlearn.scores import CLASSIFIERS, SMALL, SPLIT_NAMES, Floats, Scores, from_records
-from llm_unlearn.suites import CLASSES, CLASSES_FULL
 from llm_unlearn.tasks import SequenceClassifier
-from llm_unlearn.verdict import verdict
 
 ONLY = [name for name in CLASSES_FULL if not defined_for(find(name), ("causal_lm",))]
 

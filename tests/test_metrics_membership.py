@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM
 
 from llm_unlearn.decisions import Decisions
 from llm_unlearn.errors import TaskError
-from llm_unlearn.evaluation import measure
-from llm_unlearn.figures import ACROSS, assess, figures
-from llm_unlearn.gradients import gradient_norm, last_block
+from llm_unlearn.measuring.evaluation import measure
+from llm_unlearn.measuring.figures import ACROSS, assess, figures
+from llm_unlearn.measuring.gradients import gradient_norm, last_block
 from llm_unlearn.metrics import available, defined_for, find
 from llm_unlearn.metrics.mia_min_k import mia_min_k
 from llm_unlearn.metrics.mia_min_k_plus import mia_min_k_plus

@@ -12,24 +12,12 @@ from test_metrics import made_up, model
 
 from llm_unlearn import metrics
 from llm_unlearn.errors import RecipeError
-from llm_unlearn.evaluation import measure
-from llm_unlearn.figures import JUDGED, JUDGED_CLASSES, assess, figures
 from llm_unlearn.held_out import FIGURES, TEACHER_FORCED
 from llm_unlearn.held_out.report import FIRST
-from llm_unlearn.metrics.appearance_rate import appearance_rate
-from llm_unlearn.metrics.fluency import fluency
-from llm_unlearn.metrics.normalised_probability import normalised_probability
-from llm_unlearn.metrics.overall import overall
-from llm_unlearn.metrics.perplexity import perplexity
-from llm_unlearn.metrics.rouge_l_f1 import rouge_l_f1
-from llm_unlearn.metrics.truth_knowledge import truth_knowledge
-from llm_unlearn.options import parse
-from llm_unlearn.reading import read_by
-from llm_unlearn.recipe import Evaluation
-from llm_unlearn.reporting import report
-from llm_unlearn.scores import CAUSAL, CLASSIFIERS, Scores
-from llm_unlearn.settings import hints_of
-from llm_unlearn.suites import (
+from llm_unlearn.measuring.evaluation import measure
+from llm_unlearn.measuring.figures import JUDGED, JUDGED_CLASSES, assess, figures
+from llm_unlearn.measuring.reading import read_by
+from llm_unlearn.measuring.suites import (
     CLASSES,
     CLASSES_FULL,
     DEFAULT,
@@ -40,6 +28,18 @@ from llm_unlearn.suites import (
     figures_of,
     needs_gradients,
 )
+from llm_unlearn.metrics.appearance_rate import appearance_rate
+from llm_unlearn.metrics.fluency import fluency
+from llm_unlearn.metrics.normalised_probability import normalised_probability
+from llm_unlearn.metrics.overall import overall
+from llm_unlearn.metrics.perplexity import perplexity
+from llm_unlearn.metrics.rouge_l_f1 import rouge_l_f1
+from llm_unlearn.metrics.truth_knowledge import truth_knowledge
+from llm_unlearn.options import parse
+from llm_unlearn.recipe import Evaluation
+from llm_unlearn.reporting import report
+from llm_unlearn.scores import CAUSAL, CLASSIFIERS, Scores
+from llm_unlearn.settings import hints_of
 
 # ---------------------------------------------------------------------------------------------------------- generation
 

@@ -23,7 +23,6 @@ from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.loading import load_adapted, load_codes
 from llm_unlearn.lora import Lora, attach
 from llm_unlearn.methods.mnemonic_noise import MnemonicNoise
-from llm_unlearn.noise import FLOOR, Candidate, Choice, Judge, Noise, accuracy, ratio, search, spread_of, step
 from llm_unlearn.options import read
 from llm_unlearn.recipe import Recipe
 from llm_unlearn.reference import reference
@@ -32,6 +31,7 @@ from llm_unlearn.settings import build
 from llm_unlearn.targets import TRAINING, Target, train_target
 from llm_unlearn.tasks import ImageClassifier
 from llm_unlearn.train import train
+from llm_unlearn.weights.noise import FLOOR, Candidate, Choice, Judge, Noise, accuracy, ratio, search, spread_of, step
 
 
 class Closed(Mapping[str, Any]):

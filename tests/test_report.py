@@ -10,13 +10,13 @@ import pytest
 from test_metrics import made_up, model
 
 from llm_unlearn.errors import OutputError
-from llm_unlearn.figures import assess
+from llm_unlearn.measuring.figures import assess
+from llm_unlearn.measuring.suites import STANDARD
+from llm_unlearn.measuring.verdict import verdict
 from llm_unlearn.reporting import charts, plots, report, sections
 from llm_unlearn.reporting.worst import worst_rows
 from llm_unlearn.runfolder import fingerprint
 from llm_unlearn.scores import ModelScores
-from llm_unlearn.suites import STANDARD
-from llm_unlearn.verdict import verdict
 
 
 def built(after: ModelScores, before: ModelScores, gold: ModelScores | None = None, **changes: Any) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from classifier_runs import text_setting
 
-from llm_unlearn import cache, shadows, unlearn
+from llm_unlearn import shadows, unlearn
 from llm_unlearn.errors import DataError, RecipeError
+from llm_unlearn.measuring import cache
 from llm_unlearn.schedule import Schedule
 
 SHORT = Schedule(steps=60, forget_batch=40, warmup_steps=2, learning_rate=5e-3)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from test_metrics import made_up, model
 
-from llm_unlearn.figures import Figure, assess
+from llm_unlearn.measuring.figures import Figure, assess
+from llm_unlearn.measuring.verdict import verdict
 from llm_unlearn.reporting.report import between_golds
 from llm_unlearn.scores import ModelScores
-from llm_unlearn.verdict import verdict
 
 
 def judge(

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from transformers import ConvNextConfig, ConvNextForImageClassification, LlamaConfig, LlamaForCausalLM
 
 from llm_unlearn import hub
-from llm_unlearn.activations import HeadInput
 from llm_unlearn.errors import DataError, RecipeError, TaskError
-from llm_unlearn.evaluation import Evaluation
 from llm_unlearn.fit import fit
 from llm_unlearn.fresh_classifiers import new_bert, new_resnet, new_vit
-from llm_unlearn.gradients import gradient_norm, last_block
 from llm_unlearn.guard import probe_logits
 from llm_unlearn.lora import Lora, attach, head_names
+from llm_unlearn.measuring.activations import HeadInput
+from llm_unlearn.measuring.evaluation import Evaluation
+from llm_unlearn.measuring.gradients import gradient_norm, last_block
 from llm_unlearn.method import find
 from llm_unlearn.recipe import from_values
 from llm_unlearn.reference import reference

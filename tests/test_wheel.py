@@ -49,7 +49,7 @@ def test_what_is_in_it(wheel: Path) -> None:
     package = ROOT / "llm_unlearn"
     wanted = {path.relative_to(ROOT).as_posix() for path in package.rglob("*.py")}
     wanted |= {f"llm_unlearn/{name}" for name in ("py.typed", "held_out/wrappers.yaml")}
-    wanted |= {f"llm_unlearn/help/{name}.txt" for name in cli.COMMANDS}
+    wanted |= {f"llm_unlearn/command_line/help/{name}.txt" for name in cli.COMMANDS}
     models = [
         path
         for path in (package / "sandbox").rglob("*")

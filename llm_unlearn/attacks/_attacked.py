@@ -8,7 +8,7 @@ import numpy as np
 from peft import PeftModel
 from torch import nn
 
-from llm_unlearn.evaluation import measure
+from llm_unlearn.measuring.evaluation import measure
 from llm_unlearn.metrics.exact_answer import exact_answer
 from llm_unlearn.metrics.extraction_strength import extraction_strength
 from llm_unlearn.scores import Floats, Scores

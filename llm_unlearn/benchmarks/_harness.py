@@ -11,8 +11,8 @@ from torch import nn
 
 from llm_unlearn.benchmarks._choices import Question
 from llm_unlearn.errors import MissingExtra
-from llm_unlearn.figures import Figure
 from llm_unlearn.files import write_text
+from llm_unlearn.measuring.figures import Figure
 
 GROUP = "llm_unlearn_choices"
 LISTED = "{{question}}\n{% for choice in choices %}{{'ABCDEFGH'[loop.index0]}}. {{choice}}\n{% endfor %}Answer:"

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from llm_unlearn.errors import OutputError, RecipeError
-from llm_unlearn.evaluation import Evaluation
-from llm_unlearn.figures import Figure
 from llm_unlearn.files import write_json, write_text
 from llm_unlearn.manifest import versions
+from llm_unlearn.measuring.evaluation import Evaluation
+from llm_unlearn.measuring.figures import Figure
 from llm_unlearn.recipe import SPLITS
 from llm_unlearn.reporting.report import number, plain_json
 from llm_unlearn.scores import Floats, ModelScores, Score, mean_score

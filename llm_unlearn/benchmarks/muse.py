@@ -23,8 +23,8 @@ import numpy as np
 from llm_unlearn.benchmarks._layout import Source, Table, missing
 from llm_unlearn.benchmarks._protocol import Models, Request, Result, Value, line, mean_of, measured
 from llm_unlearn.errors import DataError
-from llm_unlearn.evaluation import Evaluation
-from llm_unlearn.figures import Figure
+from llm_unlearn.measuring.evaluation import Evaluation
+from llm_unlearn.measuring.figures import Figure
 from llm_unlearn.metrics.mia_min_k import mia_min_k
 from llm_unlearn.metrics.privleak import SHARE, privleak
 from llm_unlearn.runfolder import is_main

@@ -17,8 +17,8 @@ import numpy as np
 from llm_unlearn.benchmarks._layout import Columns, Source, Table, missing
 from llm_unlearn.benchmarks._protocol import Models, Request, Result, Value, line, mean_of, measured
 from llm_unlearn.errors import RecipeError
-from llm_unlearn.evaluation import Evaluation
-from llm_unlearn.figures import Figure
+from llm_unlearn.measuring.evaluation import Evaluation
+from llm_unlearn.measuring.figures import Figure
 from llm_unlearn.metrics._components import lead
 from llm_unlearn.metrics.forget_quality import FEW, forget_quality
 from llm_unlearn.metrics.normalised_probability import normalised_probability

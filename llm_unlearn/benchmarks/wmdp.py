@@ -19,8 +19,8 @@ from llm_unlearn.benchmarks._protocol import Models, Request, Result, line, meas
 from llm_unlearn.benchmarks.muse import plain
 from llm_unlearn.encoding import encode_dialogue
 from llm_unlearn.errors import DataError, RecipeError
-from llm_unlearn.evaluation import Evaluation
-from llm_unlearn.figures import Figure
+from llm_unlearn.measuring.evaluation import Evaluation
+from llm_unlearn.measuring.figures import Figure
 from llm_unlearn.runfolder import is_main, on_main
 from llm_unlearn.scores import Floats, ModelScores, Score, Scores
 from llm_unlearn.tasks import CausalLM, Row

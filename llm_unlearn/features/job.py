@@ -17,13 +17,13 @@ from llm_unlearn.features import picture
 from llm_unlearn.features.judged import figures, verdict
 from llm_unlearn.features.measured import Measured, measure
 from llm_unlearn.features.request import Feature, Rows, in_sandbox
-from llm_unlearn.figures import Assessment
 from llm_unlearn.files import read_json, write_json
 from llm_unlearn.fit import logged
 from llm_unlearn.job import Clock
 from llm_unlearn.loading import PEFT_TASKS, load_model, load_task
 from llm_unlearn.lora import attach
 from llm_unlearn.manifest import manifest, peak_memory_bytes, redacted_command, redacted_request, versions
+from llm_unlearn.measuring.figures import Assessment
 from llm_unlearn.methods.feature_activation import MOST_ROWS
 from llm_unlearn.publish import certificate
 from llm_unlearn.recipe import SANDBOX, Recipe, method_name, plain, to_dict

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_unlearn.features.measured import PENULTIMATE, Measured, interval
-from llm_unlearn.figures import Figure
-from llm_unlearn.verdict import FEWEST, KEPT, SLACK
+from llm_unlearn.measuring.figures import Figure
+from llm_unlearn.measuring.verdict import FEWEST, KEPT, SLACK
 
 PROBE, GAP, EQUAL, TASK = f"feature_probe {PENULTIMATE}", "counterfactual_gap", "equal_opportunity", "task_accuracy"
 TARGETS = {GAP: "low", EQUAL: "low", TASK: "high"}  # of probes: gold

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llm_unlearn.activations import HeadInput
 from llm_unlearn.concepts import linear
 from llm_unlearn.concepts.states import blocks, pooled_states
 from llm_unlearn.data.annotations import TWIN, Annotations
 from llm_unlearn.head import in_eval
 from llm_unlearn.judging import said, swapped
+from llm_unlearn.measuring.activations import HeadInput
 from llm_unlearn.scores import CLASSIFIERS
 from llm_unlearn.tasks import Example, Task
 

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from llm_unlearn.errors import DataError, NotFinite, RecipeError, TaskError, nearest
-from llm_unlearn.evaluation import Evaluation, answer_limit, greedy_answers
-from llm_unlearn.figures import KNOWN, Figure, figures, kinds_of, of_kind, unknown_to
 from llm_unlearn.held_out.worst import worst_cases
 from llm_unlearn.held_out.wrappers import KIND, PLAIN
+from llm_unlearn.measuring.evaluation import Evaluation, answer_limit, greedy_answers
+from llm_unlearn.measuring.figures import KNOWN, Figure, figures, kinds_of, of_kind, unknown_to
+from llm_unlearn.measuring.suites import QUICK
 from llm_unlearn.metrics.exact_answer import exact_answer
 from llm_unlearn.metrics.rouge_l_recall import visible
 from llm_unlearn.reporting.report import UNKNOWN
 from llm_unlearn.runfolder import is_main
 from llm_unlearn.scores import RETAIN_TYPE, ModelScores, Scores
 from llm_unlearn.subject import Subject, check_alike
-from llm_unlearn.suites import QUICK
 from llm_unlearn.tasks import Row, Task
 
 ASKED, KEPT = "forget_heldout", "retain_heldout"  # the two splits that questions are sorted into

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from llm_unlearn.errors import OutputError
-from llm_unlearn.figures import Figure
 from llm_unlearn.files import write_json, write_text
 from llm_unlearn.held_out import KEPT, HeldOut
 from llm_unlearn.manifest import versions
+from llm_unlearn.measuring.figures import Figure
 from llm_unlearn.reporting.report import number, plain_json
 
 COLUMNS = ("figure", "kind", "before", "after", "gold", "gap", "n")

@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from llm_unlearn.figures import Figure, kinds_of, of_kind
 from llm_unlearn.held_out.wrappers import KIND, PLAIN
+from llm_unlearn.measuring.figures import Figure, kinds_of, of_kind
 from llm_unlearn.metrics.exact_answer import exact_answer
 from llm_unlearn.metrics.extraction_strength import extraction_strength
 from llm_unlearn.scores import Floats, Scores

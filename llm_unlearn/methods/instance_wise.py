@@ -18,12 +18,12 @@ from llm_unlearn import other_answers
 from llm_unlearn.adversary import Anchors, Attack, anchors
 from llm_unlearn.files import read_json, write_json
 from llm_unlearn.fit import DONE, Batches, Module, Objective, Progress, Schedule, Terms, fit
-from llm_unlearn.held import held, pull
 from llm_unlearn.method import Method
 from llm_unlearn.observe import Done
 from llm_unlearn.run import Run
 from llm_unlearn.stand_ins import StandIns, stand_ins
 from llm_unlearn.tasks import Row
+from llm_unlearn.weights.held import held, pull
 
 
 @dataclass(frozen=True, kw_only=True)

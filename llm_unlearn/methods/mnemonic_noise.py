@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal
 from llm_unlearn.data.mnemonic import Codes, units_asked
 from llm_unlearn.errors import DataError
 from llm_unlearn.files import write_json
-from llm_unlearn.importance import fisher_diagonal
-from llm_unlearn.lowrank import canonical
 from llm_unlearn.method import Method
-from llm_unlearn.noise import Choice, Judge, Noise, accuracy, confirmed, fresh, ratio, search
 from llm_unlearn.run import Run
 from llm_unlearn.tasks import Example
+from llm_unlearn.weights.importance import fisher_diagonal
+from llm_unlearn.weights.lowrank import canonical
+from llm_unlearn.weights.noise import Choice, Judge, Noise, accuracy, confirmed, fresh, ratio, search
 
 HALVES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)  # the paper's 1e-6 to 1, in half decades
 OTHERS = Choice(kappas=(1.0, 4.0, 16.0, 64.0, 256.0), lambdas=HALVES, reach=2.0, cost=1.0)

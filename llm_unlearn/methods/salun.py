@@ -15,12 +15,12 @@ from torch import Tensor
 
 from llm_unlearn.errors import RecipeError
 from llm_unlearn.fit import Objective, Schedule, Stop, fit
-from llm_unlearn.importance import saliency
-from llm_unlearn.lowrank import columns
 from llm_unlearn.method import LossMethod, retained
 from llm_unlearn.relabel import random_labels, refuse_gate, relabelled
 from llm_unlearn.run import Run
 from llm_unlearn.strength import note
+from llm_unlearn.weights.importance import saliency
+from llm_unlearn.weights.lowrank import columns
 
 
 @dataclass(frozen=True, kw_only=True)

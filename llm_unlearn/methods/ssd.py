@@ -16,11 +16,11 @@ from torch import Tensor
 
 from llm_unlearn.data.splits import kept
 from llm_unlearn.errors import RecipeError
-from llm_unlearn.importance import fisher_diagonal
-from llm_unlearn.lowrank import effective, write_edit
 from llm_unlearn.method import Method
 from llm_unlearn.run import Run
 from llm_unlearn.strength import Probe, choose, note
+from llm_unlearn.weights.importance import fisher_diagonal
+from llm_unlearn.weights.lowrank import effective, write_edit
 
 Strength = tuple[float, float]  # alpha, lambda
 

@@ -19,10 +19,10 @@ from llm_unlearn import metrics
 from llm_unlearn.concepts.bank import saying
 from llm_unlearn.data.mnemonic import Mnemonic
 from llm_unlearn.data.requests import classes_of, removed_classes, strangers_to
-from llm_unlearn.evaluation import measure
 from llm_unlearn.files import read_json, write_json
 from llm_unlearn.lora import Lora, attach
 from llm_unlearn.lora_targets import head_names
+from llm_unlearn.measuring.evaluation import measure
 from llm_unlearn.metrics._classes import classes_in
 from llm_unlearn.papers import corpora
 from llm_unlearn.papers.corpora import Corpus

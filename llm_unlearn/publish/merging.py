@@ -17,10 +17,11 @@ from llm_unlearn.attacks._attacked import FIGURES, merged, plain, spread
 from llm_unlearn.attacks._weights import rewrite
 from llm_unlearn.attacks.quantise import rewrite_of
 from llm_unlearn.errors import OutputError
-from llm_unlearn.evaluation import measure
 from llm_unlearn.files import read_json, write_json, write_text
 from llm_unlearn.hub import ADAPTER, MANIFEST, MERGED, MODEL, QUANTISED
 from llm_unlearn.loading import load_model, reader_of
+from llm_unlearn.measuring.evaluation import measure
+from llm_unlearn.measuring.verdict import TOLERANCE
 from llm_unlearn.publish.card import Kind, card, licence_of
 from llm_unlearn.publish.certificate import digests, seal
 from llm_unlearn.publish.pushing import CARD, base_here
@@ -29,7 +30,6 @@ from llm_unlearn.run import Splits
 from llm_unlearn.runfolder import is_main
 from llm_unlearn.subject import Subject
 from llm_unlearn.tasks import Row
-from llm_unlearn.verdict import TOLERANCE
 
 EQUAL = {"torch.float32": 1e-4, "torch.bfloat16": 5e-2}  # of the largest logit: rounding of the merged weights
 LEAK = TOLERANCE["extraction_strength"]  # by which extraction strength of the forget rows may rise through rounding

@@ -9,16 +9,16 @@ from peft import PeftModel
 from torch import nn
 
 from llm_unlearn.data.sources import load
-from llm_unlearn.evaluation import assess
 from llm_unlearn.hub import RESULTS
 from llm_unlearn.loading import load_model, load_task
-from llm_unlearn.measuring import evaluation_of, token_count
+from llm_unlearn.measuring.evaluation import assess
+from llm_unlearn.measuring.protocol import evaluation_of, token_count
+from llm_unlearn.measuring.suites import figures_of
 from llm_unlearn.prepare import Prepared, prepare, with_holdout
 from llm_unlearn.publish.verification import SLACK, Check, Options
 from llm_unlearn.recipe import SANDBOX, SECRETS, SPLITS, Recipe, from_values
 from llm_unlearn.runfolder import read_request
 from llm_unlearn.subject import Subject, with_adapter
-from llm_unlearn.suites import figures_of
 
 
 def measured_again(place: Path, content: Mapping[str, Any], options: Options) -> list[Check]:

@@ -12,10 +12,10 @@ from typing import Any
 
 from llm_unlearn.errors import DataError, OutputError, nearest
 from llm_unlearn.files import read_json, write_text
+from llm_unlearn.measuring.verdict import TOLERANCE
 from llm_unlearn.reporting import scatter
 from llm_unlearn.reporting.report import REPORT, SCHEMA, number
 from llm_unlearn.reporting.side_by_side import as_csv, attacks_csv, every_attack, every_figure
-from llm_unlearn.verdict import TOLERANCE
 
 ATTACKS = "attacks.json"
 WITH_HOLDOUT = ("mia_", "privleak", "u_lira")  # figures whose n counts the holdout too

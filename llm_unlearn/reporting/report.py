@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from llm_unlearn.errors import OutputError
-from llm_unlearn.figures import Assessment
 from llm_unlearn.files import write_json
+from llm_unlearn.measuring.figures import Assessment
+from llm_unlearn.measuring.suites import CLASSES_QUICK, QUICK
 from llm_unlearn.scores import SPLIT_NAMES
-from llm_unlearn.suites import CLASSES_QUICK, QUICK
 
 SCHEMA = 1
 REPORT = "report.json"

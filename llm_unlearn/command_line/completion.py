@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from llm_unlearn.cli import COMMANDS, COMPLETE, HELP
-from llm_unlearn.doctor import first_lines
+from llm_unlearn.command_line.doctor import first_lines
 from llm_unlearn.errors import RecipeError, missing_extra, nearest
 
 SHELLS = ("bash", "zsh", "fish")

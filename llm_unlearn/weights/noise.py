@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from llm_unlearn.errors import DataError
 from llm_unlearn.head import in_eval, trainable, unwrapped
-from llm_unlearn.lowrank import write_edit
 from llm_unlearn.tasks import Example, Task
+from llm_unlearn.weights.lowrank import write_edit
 
 FLOOR = 1e-16  # added to both Fisher values, as the authors start theirs: 0 / 0 is 1
 SAMPLE = 2**24  # elements from which a quantile is taken at most: torch.quantile takes no more

@@ -22,7 +22,7 @@ EXTRAS = {
 
 def first_lines(folder: str) -> dict[str, str]:
     """Return {name: first line of its docstring} of the files in a folder of this package; nothing is imported."""
-    files = sorted(path for path in (Path(__file__).parent / folder).glob("*.py") if not path.stem.startswith("_"))
+    files = sorted(path for path in (Path(__file__).parents[1] / folder).glob("*.py") if not path.stem.startswith("_"))
     docs = {path.stem: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "" for path in files}
     return {name: (doc.splitlines() or [""])[0] for name, doc in docs.items()}
 

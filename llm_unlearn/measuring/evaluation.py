@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from llm_unlearn import cache
-from llm_unlearn.activations import HeadInput
 from llm_unlearn.errors import NotFinite
-from llm_unlearn.figures import Assessment, Figure, assess, figures
-from llm_unlearn.gradients import gradient_norm
-from llm_unlearn.passed import Passed, by_example, of_classes
+from llm_unlearn.measuring import cache
+from llm_unlearn.measuring.activations import HeadInput
+from llm_unlearn.measuring.figures import Assessment, Figure, assess, figures
+from llm_unlearn.measuring.gradients import gradient_norm
+from llm_unlearn.measuring.passed import Passed, by_example, of_classes
 from llm_unlearn.processes import bar, gathered, place
 from llm_unlearn.scores import CLASSIFIERS, ModelScores, Scores, row_means
 from llm_unlearn.tasks import Example, Row, Task

@@ -27,7 +27,7 @@ from llm_unlearn.scores import Scores
 from llm_unlearn.tasks import Row, Task
 
 logger = logging.getLogger(__name__)
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 UNTOLD = ("_name_or_path", "transformers_version")  # of a model's config: where it lay says nothing about what it is
 
 

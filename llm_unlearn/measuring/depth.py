@@ -29,9 +29,9 @@ from torch import Tensor, nn
 
 from llm_unlearn.errors import DataError, TaskError
 from llm_unlearn.head import in_eval, unwrapped
+from llm_unlearn.measuring.spans import with_spans
 from llm_unlearn.processes import bar, gathered, place
 from llm_unlearn.scores import Floats
-from llm_unlearn.spans import with_spans
 from llm_unlearn.statistics import bootstrap_interval
 from llm_unlearn.tasks import Batch, CausalLM, Example, Row, Task
 

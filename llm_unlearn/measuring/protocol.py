@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from llm_unlearn import cache
-from llm_unlearn.evaluation import Evaluation, measure
 from llm_unlearn.loading import new_model
+from llm_unlearn.measuring import cache
+from llm_unlearn.measuring.evaluation import Evaluation, measure
+from llm_unlearn.measuring.suites import needs_activations, needs_gradients, needs_random
 from llm_unlearn.prepare import Prepared, measured
 from llm_unlearn.recipe import Recipe
 from llm_unlearn.runfolder import is_main
 from llm_unlearn.scores import ModelScores
-from llm_unlearn.suites import needs_activations, needs_gradients, needs_random
 from llm_unlearn.tasks import Task
 
 

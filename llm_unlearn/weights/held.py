@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from llm_unlearn.head import trainable
-from llm_unlearn.importance import mas
 from llm_unlearn.tasks import Example, Task
+from llm_unlearn.weights.importance import mas
 
 Held = dict[str, tuple[Tensor, Tensor]]  # by a parameter's name: how much each weight is held, 0 to 1, and where
 

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llm_unlearn.errors import DataError
-from llm_unlearn.evaluation import assess
 from llm_unlearn.files import write_json
-from llm_unlearn.measuring import evaluation_of, further
+from llm_unlearn.measuring.evaluation import assess
+from llm_unlearn.measuring.protocol import evaluation_of, further
+from llm_unlearn.measuring.verdict import verdict
 from llm_unlearn.prepare import Prepared
 from llm_unlearn.recipe import Evaluation
 from llm_unlearn.reporting import report as reports
 from llm_unlearn.runfolder import on_main
 from llm_unlearn.subject import Subject, check_alike
-from llm_unlearn.verdict import verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ def measured(options: Options) -> dict[str, Any]:
     holdout = "given" if splits.get("holdout") else "none"
     evaluation = evaluation_of(options.reader, Prepared(splits=splits, holdout=holdout), recipe)  # type: ignore[arg-type]
     scores = {name: evaluation.scores(name, options.load(name)) for name in options.names}
-    from llm_unlearn.suites import figures_of
+    from llm_unlearn.measuring.suites import figures_of
 
     found = assess(
         scores["after"],

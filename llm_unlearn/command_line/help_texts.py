@@ -1,11 +1,12 @@
-"""Each command's --help as text in llm_unlearn/help, so that asking for it imports nothing slow.
+"""Each command's --help as text in llm_unlearn/command_line/help, so that asking for it imports nothing slow.
 
-python -m llm_unlearn.help_texts          after a change of options; a test says when that is due
+python -m llm_unlearn.command_line.help_texts          after a change of options; a test says when that is due
 """
 
-from llm_unlearn import continuing, evaluating, robustness, targets
+from llm_unlearn import continuing, robustness, targets
 from llm_unlearn.cli import COMMANDS, HELP
-from llm_unlearn.commands import Compare, Sign
+from llm_unlearn.command_line import evaluating
+from llm_unlearn.command_line.commands import Compare, Sign
 from llm_unlearn.files import write_text
 from llm_unlearn.options import help_text
 from llm_unlearn.publish import merging, pushing, signature, verification

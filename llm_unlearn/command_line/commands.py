@@ -109,7 +109,7 @@ def unlearned(
 
 def evaluate(words: Sequence[str], say: Say) -> Result:
     """Measure a model's figures beside before and gold."""
-    from llm_unlearn import evaluating
+    from llm_unlearn.command_line import evaluating
     from llm_unlearn.reporting import report
 
     options = given("evaluate", words, evaluating.__doc__ or "", evaluating.Options)
@@ -217,7 +217,7 @@ def methods(words: Sequence[str], say: Say) -> Result:
     """List the methods, or show one's settings."""
     if MARKDOWN in words:
         return _table("methods", words)
-    from llm_unlearn.doctor import first_lines
+    from llm_unlearn.command_line.doctor import first_lines
 
     if not words:
         return _listed(first_lines("methods"))
@@ -233,7 +233,7 @@ def metrics(words: Sequence[str], say: Say) -> Result:
     """List the figures, or show one's card."""
     if MARKDOWN in words:
         return _table("figures", words)
-    from llm_unlearn.doctor import first_lines
+    from llm_unlearn.command_line.doctor import first_lines
 
     if not words:
         return _listed(first_lines("metrics"))
@@ -246,7 +246,7 @@ def metrics(words: Sequence[str], say: Say) -> Result:
 
 def _table(kind: str, words: Sequence[str]) -> Result:
     """All methods or figures as the table that stands in the docs."""
-    from llm_unlearn import catalogue
+    from llm_unlearn.command_line import catalogue
 
     if len(words) > 1:
         raise RecipeError(f"{MARKDOWN} lists all {kind}: leave the name out.")
@@ -265,7 +265,7 @@ def _plain(value: Any) -> Any:
 
 def doctor(words: Sequence[str], say: Say) -> Result:
     """Say what is installed, what device there is, and what is missing for what."""
-    from llm_unlearn import doctor as doctors
+    from llm_unlearn.command_line import doctor as doctors
 
     found = doctors.examined()
     return Result(content=found, text=doctors.told(found))
@@ -273,7 +273,7 @@ def doctor(words: Sequence[str], say: Say) -> Result:
 
 def completion(words: Sequence[str], say: Say) -> Result:
     """Print the script for tab completion."""
-    from llm_unlearn.completion import SHELLS, script
+    from llm_unlearn.command_line.completion import SHELLS, script
 
     if len(words) != 1:
         raise RecipeError(f"name a shell: llm-unlearn completion {'|'.join(SHELLS)}.")

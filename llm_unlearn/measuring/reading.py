@@ -8,12 +8,12 @@ import numpy as np
 from torch import nn
 
 from llm_unlearn.errors import DataError
-from llm_unlearn.evaluation import Evaluation, measure
 from llm_unlearn.loading import load_model
+from llm_unlearn.measuring.evaluation import Evaluation, measure
+from llm_unlearn.measuring.suites import needs_reading
 from llm_unlearn.recipe import Recipe
 from llm_unlearn.runfolder import is_main
 from llm_unlearn.scores import ModelScores, Scores
-from llm_unlearn.suites import needs_reading
 from llm_unlearn.tasks import Row, Task
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from llm_unlearn import metrics as metric_files
+from llm_unlearn.measuring.suites import DEFAULT, figures_of
 from llm_unlearn.metrics._classes import classes_in
 from llm_unlearn.metrics.exact_answer import exact_answer
 from llm_unlearn.metrics.extraction_strength import extraction_strength
 from llm_unlearn.scores import CAUSAL, CLASSIFIERS, RETAIN_TYPE, ModelScores, Scores, classifies
 from llm_unlearn.statistics import bootstrap_interval
-from llm_unlearn.suites import DEFAULT, figures_of
 
 KNOWN = 0.5  # exact answer below which a model does not know a split
 ACROSS = (  # no means over rows, so not taken apart by kind

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm_unlearn.figures import KNOWN, Figure
+from llm_unlearn.measuring.figures import KNOWN, Figure
 from llm_unlearn.metrics._classes import STRANGERS
 from llm_unlearn.scores import RETAIN_TYPE
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from llm_unlearn.errors import DataError, TaskError
 from llm_unlearn.head import in_eval, unwrapped
-from llm_unlearn.per_example import HOW, Collector, How, Unassigned
 from llm_unlearn.processes import bar, place
 from llm_unlearn.tasks import IGNORE, Batch, Example, Task
+from llm_unlearn.weights.per_example import HOW, Collector, How, Unassigned
 
 Weights = Literal["trainable", "base"]
 Scalar = Callable[

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from llm_unlearn.errors import TaskError
-from llm_unlearn.layer_gradients import Rule, is_linear, rule_of
+from llm_unlearn.weights.layer_gradients import Rule, is_linear, rule_of
 
 How = Literal["square", "absolute", "sum"]
 HOW: Mapping[str, Callable[[Tensor], Tensor]] = {

@@ -1,6 +1,6 @@
 """The docs' tables of methods, figures and papers, made from the files themselves: nothing is said twice.
 
-python -m llm_unlearn.catalogue          (make docs) writes them anew between their marks; a test says when that is due
+python -m llm_unlearn.command_line.catalogue          (make docs) writes them anew between their marks; a test says when that is due
 """
 
 import ast
@@ -19,7 +19,7 @@ from llm_unlearn.method import ALL_TASKS, Method, available, find
 from llm_unlearn.named import available as names_in
 from llm_unlearn.recipe import DEFAULT_METHOD
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 REFERENCE = re.compile(r" \((?P<who>[^()]*?,? ?arXiv:[^()]*)\)")  # (names, year, arXiv:...)
 DIFFERS = re.compile(r"Differs from the paper(?:: |, )(.*)")
