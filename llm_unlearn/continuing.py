@@ -23,6 +23,7 @@ from llm_unlearn.data.sources import load
 from llm_unlearn.earlier import KEPT, LOOKED_AT, look_again, rows_of
 from llm_unlearn.errors import DataError, OutputError
 from llm_unlearn.files import read_json, write_json, write_text
+from llm_unlearn.latest import REQUESTS, RETAIN, asking
 from llm_unlearn.loading import checkpoint, load_model, load_task
 from llm_unlearn.manifest import manifest, peak_memory_bytes
 from llm_unlearn.measuring.protocol import token_count
@@ -36,7 +37,7 @@ from llm_unlearn.settings import build
 from llm_unlearn.subject import with_adapter
 from llm_unlearn.tasks import Row
 
-REQUESTS, NEXT, READY = "requests.json", "next", "ready"
+NEXT, READY = "next", "ready"
 EQUAL = 1e-3  # of the largest logit: two adapters one after the other against both joined
 
 
@@ -147,7 +148,7 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
 def _recipe(folder: Path, first: Recipe, request: Request, rows: Sequence[Row]) -> Recipe:
     """The new request as a recipe of its own, worked on in DIR/private/next; rows that are to go, now or since earlier, are not
     among those that are kept."""
-    path = folder / PRIVATE / "retain.jsonl"
+    path = folder / PRIVATE / RETAIN
     earlier = [rows_of(each, first) or [] for each in _known(folder, first)]
     gone = {receipt.said(row) for each in [rows, *earlier] for row in each}
     source = (
@@ -159,27 +160,10 @@ def _recipe(folder: Path, first: Recipe, request: Request, rows: Sequence[Row]) 
     )
     kept = [row for row in source if receipt.said(row) not in gone]
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), mode=0o600)
-    values = _asking(first, request.request, path)
+    values = asking(first, request.request, path)
     values |= {"gold": request.gold, "adapter": str(folder / hub.ADAPTER), "merge": False, "push_to_hub": None}
     settings = dict(request.settings)
     return from_values({**values, **settings, "output": str(folder / PRIVATE / NEXT), "overwrite": False})
-
-
-def _asking(first: Recipe, forget: str, retain: Path) -> dict[str, Any]:
-    """The first recipe's settings with the rows of another request."""
-    values = to_dict(first)
-    for name in ("data", "concept", "holdout", "forget_heldout", "retain_heldout", "neighbour", "general", "gold"):
-        values[name] = None
-    return values | {"terms": [], "golds": [], "forget": forget, "retain": str(retain)}
-
-
-def last_recipe(folder: Path, first: Recipe) -> Recipe | None:
-    """The recipe of the request that the run answered last, which its report and certificate are about; None where its rows are gone."""
-    kept = read_json(folder / PRIVATE / REQUESTS)
-    if kept is None:
-        return first
-    file = kept["requests"][-1]["file"]
-    return from_values(_asking(first, file, folder / PRIVATE / "retain.jsonl")) if Path(file).is_file() else None
 
 
 def _joined(folder: Path, made: Recipe) -> nn.Module:

@@ -3,7 +3,7 @@
 The eval scripts share these options; each adds its own by inheriting from `Subject`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from llm_unlearn import hub
 from llm_unlearn.data.sources import load
 from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.files import read_json
+from llm_unlearn.latest import last_recipe
 from llm_unlearn.loading import load_model, load_task
 from llm_unlearn.measuring import alike
 from llm_unlearn.measuring.protocol import token_count
@@ -58,7 +59,7 @@ class Subject:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The run's own recipe, or one that only loads models; raise DataError where --run holds no finished run."""
+        """The recipe of the run's last request, or one that only loads models; raise DataError where --run holds no finished run."""
         if self.run is None:
             given = {name: getattr(self, name) for name in SPLITS if getattr(self, name)}
             named = {
@@ -73,7 +74,10 @@ class Subject:
         if request is None or not request["finished"]:
             state = "holds no run" if request is None else "holds a run that has not finished: give its command again"
             raise DataError(f"{self.run} {state}.")
-        return from_values({**request["request"], **({"gold": self.gold} if self.gold else {})})
+        found = last_recipe(Path(self.run), from_values(request["request"]))
+        if found is None:
+            raise DataError(f"{self.run}: the rows of its last request (--continue) are no longer where they were.")
+        return replace(found, gold=self.gold) if self.gold else found
 
     @property
     def report(self) -> dict[str, Any] | None:

@@ -12,10 +12,11 @@ from published import make_run
 
 from llm_unlearn import continuing, earlier, hub
 from llm_unlearn.continuing import Request, go_on
-from llm_unlearn.errors import OutputError
+from llm_unlearn.errors import DataError, OutputError
 from llm_unlearn.files import read_json
 from llm_unlearn.publish import ledger, receipt
 from llm_unlearn.publish.verification import Options, verify
+from llm_unlearn.subject import Subject
 
 STRONG = {
     "name": "grad_diff",
@@ -55,6 +56,8 @@ def test_three_requests(first: Path, language: Bench, tmp_path: Path, monkeypatc
     assert "exact_memorisation on forget" in {check.name for check in checks}, (
         "of the last request's rows, measured again"
     )
+    asked = [row["response"] for row in Subject(run=str(run)).splits["forget"]]
+    assert asked == [row["response"] for row in kept[:4]], "what eval scripts look at is what the report is about"
     rows = Options(where=str(run), rows=files[0], receipt=str(run / "private/receipt.json"))
     assert all(check.ok for check in verify(rows))
     assert (run / f"private/receipts/{old}.json").exists() and not (run / "private/next").exists()
@@ -83,7 +86,9 @@ def test_three_requests(first: Path, language: Bench, tmp_path: Path, monkeypatc
     with monkeypatch.context() as patched:
         patched.setattr(continuing.Path, "is_file", lambda path: str(path) != files[1] and os.path.isfile(path))
         found = {check.name: check.words for check in verify(Options(where=str(run)))}
-    assert found["figures"].startswith("not measured: the last request's rows are no longer where they were")
+        assert found["figures"].startswith("not measured: the last request's rows are no longer where they were")
+        with pytest.raises(DataError, match="no longer where they were"):
+            _ = Subject(run=str(run)).recipe
     left = [json.loads(line)["id"] for line in (run / "private/retain.jsonl").read_text().splitlines()]
     assert left == [row["id"] for row in kept[8:]], "what is to go is never rehearsed, nor is what went before"
     assert "not measured: its rows" in earlier.table(entry)

@@ -10,6 +10,7 @@ from torch import nn
 
 from llm_unlearn.data.sources import load
 from llm_unlearn.hub import RESULTS
+from llm_unlearn.latest import last_recipe
 from llm_unlearn.loading import load_model, load_task
 from llm_unlearn.measuring.evaluation import assess
 from llm_unlearn.measuring.protocol import evaluation_of, token_count
@@ -18,7 +19,7 @@ from llm_unlearn.prepare import Prepared, prepare, with_holdout
 from llm_unlearn.publish.verification import SLACK, Check, Options
 from llm_unlearn.recipe import SANDBOX, SECRETS, SPLITS, Recipe, from_values
 from llm_unlearn.runfolder import read_request
-from llm_unlearn.subject import Subject, with_adapter
+from llm_unlearn.subject import with_adapter
 
 
 def measured_again(place: Path, content: Mapping[str, Any], options: Options) -> list[Check]:
@@ -47,10 +48,9 @@ def measured_again(place: Path, content: Mapping[str, Any], options: Options) ->
 def _recipe(place: Path, content: Mapping[str, Any], options: Options) -> Recipe | str:
     """The settings to measure by; words where what is needed is not at hand."""
     request = content["request"]
-    if place.name in RESULTS and (read_request(place.parent) or {}).get("finished"):
-        from llm_unlearn.continuing import last_recipe  # it issues certificates
-
-        first = Subject(run=str(place.parent)).recipe
+    made = read_request(place.parent) or {}
+    if place.name in RESULTS and made.get("finished"):
+        first = from_values(made["request"])
         recipe = first if options.forget else last_recipe(place.parent, first)
         if recipe is None:
             return "not measured: the last request's rows are no longer where they were (--forget FILE, --retain FILE)"
