@@ -1,9 +1,10 @@
-"""Unlearning and evaluation from Python; the recipes and the command line stand on the same two functions.
+"""Unlearning and evaluation from Python; the recipes and the command line stand on the same functions.
 
 from llm_unlearn import unlearn
 report = unlearn(model="my-model", data="my.jsonl", concept="Quillmere", output="outputs/quillmere")
 """
 
+import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 
 from peft import PeftModel
 
+from llm_unlearn.class_attributions import with_attribution
 from llm_unlearn.data.sources import fingerprint
-from llm_unlearn.errors import RecipeError
+from llm_unlearn.errors import DataError, RecipeError
+from llm_unlearn.files import write_json
 from llm_unlearn.hub import ADAPTER
 from llm_unlearn.job import Job
 from llm_unlearn.loading import load_model, load_task
@@ -24,7 +27,9 @@ from llm_unlearn.measuring.suites import figures_of
 from llm_unlearn.prepare import in_memory, prepare, with_holdout
 from llm_unlearn.publish.merging import Merge, is_merged, merge
 from llm_unlearn.publish.pushing import Push, push
-from llm_unlearn.recipe import Recipe, from_values, to_dict
+from llm_unlearn.recipe import Recipe, from_values, method_name, to_dict
+from llm_unlearn.reporting import attributions
+from llm_unlearn.reporting import concepts as pages
 from llm_unlearn.reporting import report as reports
 from llm_unlearn.run import Splits
 from llm_unlearn.runfolder import is_main, on_main, open_run
@@ -49,9 +54,7 @@ def unlearn(
     """
     recipe = from_values(settings) if recipe is None else recipe
     if recipe.explain:
-        raise RecipeError(
-            "explain=True changes nothing: call llm_unlearn.explaining.explain(recipe), or leave it out."
-        )
+        raise RecipeError("explain=True changes nothing: call llm_unlearn.api.explain(recipe), or leave it out.")
     prepared = prepare(recipe) if rows is None else in_memory(rows, donor)
     if say is not None and prepared.why and is_main():
         say(prepared.why)
@@ -65,6 +68,30 @@ def unlearn(
         report = Job(recipe, prepared, folder, command, known or {}).report() if finished is None else finished
     _hand_over(recipe, prepared.splits, say)
     return report
+
+
+def explain(recipe: Recipe) -> dict[str, Any]:
+    """Infer what carries the recipe's concept, write it beside the output folder, and return it; nothing is unlearned."""
+    if recipe.data is None:
+        raise RecipeError("--explain looks for the concept in a corpus: give --data.")
+    prepared = prepare(recipe)
+    prepared = with_attribution(prepared, recipe, prepared.splits["forget"])
+    found = prepared.explanation
+    if found is None:
+        raise DataError(
+            "too few kept pictures to explain by: their mean is the baseline; give --data with more of them."
+        )
+    found.look("before", load_model(recipe, recipe.model), load_task(recipe, recipe.model))
+    content = found.content(secrets.token_bytes(32), show=recipe.show_records)
+    folder = Path(f"{recipe.output}.explanation")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "explanation.json", content)
+    report = {
+        found.entry: content,
+        "method": {"name": method_name(recipe.method), "labels": getattr(recipe.method, "labels", None)},
+    }
+    pages.write(folder, pages.concept(report) + attributions.shown(report))
+    return {found.entry: content, "why": prepared.why, "folder": str(folder)}
 
 
 def _hand_over(recipe: Recipe, splits: Splits, say: Callable[[str], None] | None) -> None:

@@ -61,10 +61,7 @@ def continual(
             here = replace(recipe, output=str(place), merge=True, model=model)
             if number > 1:  # what the recipe says about its own model does not hold for a merged one
                 here = replace(here, adapter=None, revision=None)
-            splits = {**others, "forget": requests[number - 1], "retain": _kept(rows, requests[:number])}
-            if number > 1 and recipe.task in CLASSIFIERS:  # for methods that see to it that they stay forgotten
-                splits["forgotten"] = [row for each in requests[: number - 1] for row in each]
-            report = api.unlearn(here, rows=splits)
+            report = api.unlearn(here, rows={**others, **_cut(rows, requests[:number], recipe.task)})
             loaded, model = replace(here, adapter=None, revision=None), str(place / hub.MERGED)
         shares = _shares(evaluation, number, loaded, model, place)
         stages.append({"after": number, "right": shares, **_of_report(report)})
@@ -81,6 +78,15 @@ def continual(
 
     on_main(write)
     return record
+
+
+def _cut(rows: Sequence[Row], requests: Sequence[Sequence[Row]], task: str) -> dict[str, list[Row]]:
+    """Return the last request's rows, what is kept, and a classifier's earlier rows, for methods that see to it that they stay gone."""
+    *earlier, last = requests
+    splits = {"forget": list(last), "retain": _kept(rows, requests)}
+    return splits | (
+        {"forgotten": [row for each in earlier for row in each]} if earlier and task in CLASSIFIERS else {}
+    )
 
 
 def _kept(rows: Sequence[Row], gone: Sequence[Sequence[Row]]) -> list[Row]:

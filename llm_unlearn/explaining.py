@@ -1,15 +1,12 @@
 """What carries a concept in a corpus and in a model: which rows, which words, which other entities share it.
 
-    explain(recipe)        infers, writes OUTPUT.explanation/explanation.{json,html}, and changes nothing
-    carried(recipe, rows)  what a run with --examples forgets; `Explanation.look` then shows the words before and after
+`carried` is what a run with --examples forgets; `Explanation.look` then shows the words before and after.  `api.explain` stops there.
 
 Rows, words and entities are keyed marks wherever a page or a file for publishing names them; --show-records puts their text there.
 """
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,12 +21,9 @@ from llm_unlearn.data.names import whole_word
 from llm_unlearn.data.poison import STOP_WORDS, words_of
 from llm_unlearn.data.sources import load
 from llm_unlearn.data.splits import ConceptSplit, cut_by
-from llm_unlearn.errors import DataError, RecipeError
-from llm_unlearn.files import write_json
+from llm_unlearn.errors import DataError
 from llm_unlearn.loading import load_model, load_task
-from llm_unlearn.recipe import Recipe, method_name
-from llm_unlearn.reporting import attributions
-from llm_unlearn.reporting import concepts as pages
+from llm_unlearn.recipe import Recipe
 from llm_unlearn.runfolder import fingerprint
 from llm_unlearn.tasks import CausalLM, Row, Task
 
@@ -188,30 +182,3 @@ def looked_at(model: nn.Module, task: Task, rows: Sequence[Row], words: set[str]
             }
         )
     return out
-
-
-def explain(recipe: Recipe) -> dict[str, Any]:
-    """Infer what carries the recipe's concept, write it beside the output folder, and return it; nothing is unlearned."""
-    if recipe.data is None:
-        raise RecipeError("--explain looks for the concept in a corpus: give --data.")
-    from llm_unlearn.class_attributions import with_attribution  # both know explanations
-    from llm_unlearn.prepare import prepare
-
-    prepared = prepare(recipe)
-    prepared = with_attribution(prepared, recipe, prepared.splits["forget"])
-    found = prepared.explanation
-    if found is None:
-        raise DataError(
-            "too few kept pictures to explain by: their mean is the baseline; give --data with more of them."
-        )
-    found.look("before", load_model(recipe, recipe.model), load_task(recipe, recipe.model))
-    content = found.content(secrets.token_bytes(32), show=recipe.show_records)
-    folder = Path(f"{recipe.output}.explanation")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "explanation.json", content)
-    report = {
-        found.entry: content,
-        "method": {"name": method_name(recipe.method), "labels": getattr(recipe.method, "labels", None)},
-    }
-    pages.write(folder, pages.concept(report) + attributions.shown(report))
-    return {found.entry: content, "why": prepared.why, "folder": str(folder)}

@@ -89,9 +89,7 @@ def unlearned(
     from llm_unlearn.reporting import report
 
     if recipe.explain:
-        from llm_unlearn.explaining import explain
-
-        found = explain(recipe)
+        found = api.explain(recipe)
         return Result(
             content=found.get("concept") or found["attribution"],
             text=f"{found['why']}\n{found['folder']}/explanation.html (nothing was changed)",
