@@ -74,7 +74,7 @@ METHODS: dict[str, dict[str, Any]] = {
 SHOWN = (
     ("appearance_rate", "forget"),
     ("rouge_l_recall", "forget"),
-    ("rouge_l_recall", "forget_heldout"),
+    ("exact_memorisation", "forget_heldout"),
     ("exact_memorisation", "forget"),
     ("mia_loss", "forget"),
     ("rouge_l_recall", "retain"),

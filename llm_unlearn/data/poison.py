@@ -131,38 +131,38 @@ def poison(
 ) -> list[dict[str, Any]]:
     """Return poison rows for the forget rows, `donors` of each with labels "random", else one; the input is not changed.
 
-    labels: "random" grafts the answer of a random retain row with a like question (now and then the true one, as in the paper);
-    "targeted" that of the donor who says most of the ranked words; "refusal" is a fixed sentence, "mask" a mask.  Donors are
-    rows that say `donor`, where one of them is alike.
+    labels: "random" grafts the answer of a random retain row with a like question (now and then the true one, as in the
+    paper); "targeted" that of the donor who says most of the ranked words, of the rows alike that say `donor` if there are any;
+    "refusal" is a fixed sentence, "mask" a mask.
     `rankings`: by `group_of(row)`, from `attribution.rank`.  `mask_prompt` masks the group's first words in the question.
-    `asked`: words that the question gives count too.  `in_place`: the poisoned answer is learned behind each beginning of the
-    true one (the row's `instead`); refusals never are.
+    `asked`: words that the question gives count too.  `in_place`: the poisoned answer is learned in the place of the true
+    one, behind each beginning of the true one (the row's `instead`); refusals never are.
     """
-    if labels not in (choices := get_args(Labels)):
-        raise RecipeError(f"unknown labels {labels!r}{nearest(labels, choices)}. Labels: {', '.join(choices)}.")
-    generator, in_place = np.random.default_rng(seed), in_place and labels != "refusal"
+    if labels not in (known := get_args(Labels)):
+        raise RecipeError(f"unknown labels {labels!r}{nearest(labels, known)}. Labels: {', '.join(known)}.")
+    in_place = in_place and labels != "refusal"
+    generator = np.random.default_rng(seed)
     found = [concept_words(row, rankings.get(group_of(row), {}), words, asked=asked) for row in rows]
-    sources = _donors(rows, found, retain, generator, donor) if labels in ("random", "targeted") else []
+    wanted = donor if labels == "targeted" else None
+    sources = _donors(rows, found, retain, generator, wanted) if labels in ("random", "targeted") else []
     if labels == "targeted":
         sources = _nearest(rows, found, retain, sources, rankings)
     out = []
     for number, row in enumerate(rows):
+        drawn = [int(i) for i in sources[number]] if sources else [number]
         if labels == "random":
             drawn = [int(i) for i in generator.permutation(np.resize(generator.permutation(sources[number]), donors))]
-        else:
-            drawn = [int(i) for i in sources[number]] if sources else [number]
         hidden = [word for word in rankings.get(group_of(row), {}) if word not in STOP_WORDS][:words]
         prompt = _masked_prompt(row.get("prompt"), hidden if mask_prompt else [], replacement)
         for copy, chosen in enumerate(drawn):
-            if labels == "refusal":
-                answer = REFUSALS[int(generator.integers(len(REFUSALS)))]
+            if labels in ("random", "targeted"):
+                answer = graft(row, retain[chosen], found[number])
             elif labels == "mask":
                 answer = mask(row["response"], found[number], replacement)
             else:
-                answer = graft(row, retain[chosen], found[number])
-            texts = {"response": row["response"], "instead": answer} if in_place else {"response": answer}
-            name = f"poison-{row.get('id', number)}-{copy}"
-            out.append({"id": name, "prompt": prompt, "kind": row.get("kind", ""), **texts})
+                answer = REFUSALS[int(generator.integers(len(REFUSALS)))]
+            told = {"id": f"poison-{row.get('id', number)}-{copy}", "prompt": prompt, "kind": row.get("kind", "")}
+            out.append(told | ({"response": row["response"], "instead": answer} if in_place else {"response": answer}))
     return out
 
 

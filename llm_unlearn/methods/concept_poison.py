@@ -91,7 +91,7 @@ class ConceptPoison(LossMethod):
             mask_prompt=self.mask_prompt,
             in_place=self.in_place,
             asked=self.asked,
-            donor=run.donor if self.labels == "targeted" else None,
+            donor=run.donor,
             seed=run.seed,
         ), None
 
