@@ -61,7 +61,8 @@ def continual(
             here = replace(recipe, output=str(place), merge=True, model=model)
             if number > 1:  # what the recipe says about its own model does not hold for a merged one
                 here = replace(here, adapter=None, revision=None)
-            report = api.unlearn(here, rows={**others, **_cut(rows, requests[:number], recipe.task)})
+            splits = {**others, **_splits(rows, requests[:number], recipe.task in CLASSIFIERS)}
+            report = api.unlearn(here, rows=splits)
             loaded, model = replace(here, adapter=None, revision=None), str(place / hub.MERGED)
         shares = _shares(evaluation, number, loaded, model, place)
         stages.append({"after": number, "right": shares, **_of_report(report)})
@@ -80,13 +81,11 @@ def continual(
     return record
 
 
-def _cut(rows: Sequence[Row], requests: Sequence[Sequence[Row]], task: str) -> dict[str, list[Row]]:
-    """Return the last request's rows, what is kept, and a classifier's earlier rows, for methods that see to it that they stay gone."""
+def _splits(rows: Sequence[Row], requests: Sequence[Sequence[Row]], classifies: bool) -> dict[str, Sequence[Row]]:
+    """Return the splits of the last of the requests; a classifier's method is told what the others made it forget."""
     *earlier, last = requests
-    splits = {"forget": list(last), "retain": _kept(rows, requests)}
-    return splits | (
-        {"forgotten": [row for each in earlier for row in each]} if earlier and task in CLASSIFIERS else {}
-    )
+    gone = [row for each in earlier for row in each] if classifies else []
+    return {"forget": last, "retain": _kept(rows, requests), **({"forgotten": gone} if gone else {})}
 
 
 def _kept(rows: Sequence[Row], gone: Sequence[Sequence[Row]]) -> list[Row]:

@@ -18,7 +18,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from llm_unlearn import hub
 from llm_unlearn.codes import CODE, coded
 from llm_unlearn.data.mnemonic import FILE, Codes, Mixing, Mnemonic, answers, new_codes, seed_of
-from llm_unlearn.data.sources import Row, load
+from llm_unlearn.data.sources import Row
 from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.loading import load_adapted, load_codes
 from llm_unlearn.lora import Lora, attach
@@ -308,6 +308,7 @@ def test_what_keeps_too_little_spares_trying_more() -> None:
         (2.0, 1.0)
     ]
     assert len(found) == 10 and {each.lambda1 for each in found[:4]} == {0.5}
+    assert len(search(noise, judge, grid, whole=True)) == 16  # type: ignore[arg-type]
     assert len(search(noise, judge, grid, rows=True)) == 16  # type: ignore[arg-type]
 
 
@@ -446,21 +447,6 @@ def test_an_adapter_that_holds_the_knowledge_is_edited_itself(language: Bench, t
     assert sorted(path.name for path in place.iterdir()) == ["adapter_config.json", "adapter_model.safetensors", FILE]
     expected = logits(language.task, mine, batch)
     torch.testing.assert_close(logits(language.task, hub.reload(mine, place), batch), expected)
-
-
-def test_units_are_read_from_files_in_a_column_of_their_own(language: Bench, tmp_path: Path) -> None:
-    """Rows that name no `unit` have their subject for one."""
-    rows = [
-        {"prompt": f"Who is {i}?", "response": "Ostrand.", "subject": "all", "unit": "ab"[i % 2]} for i in range(4)
-    ]
-    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    read_rows = load(str(tmp_path / "r.jsonl"))
-    codes = new_codes(language.task, language.target, read_rows, Mnemonic(length=2), seed=0)
-    assert codes.column == "unit" and list(codes.seeds) == ["a", "b"]
-    other = [{**row, "subject": row["unit"] * 2} for row in read_rows]
-    plain = [{key: value for key, value in row.items() if key != "unit"} for row in other]
-    codes = new_codes(language.task, language.target, plain, Mnemonic(length=2), seed=0)
-    assert codes.column == "subject" and list(codes.seeds) == ["aa", "bb"]
 
 
 def test_answers_name_the_unit(language: Bench) -> None:

@@ -166,13 +166,14 @@ class Judge:
         return Candidate(sign, kappa, lambda1, retained=right, error=1 - error, margin=margin)
 
 
-def search(noise: Noise, judge: Judge, choice: Choice, *, rows: bool = False) -> list[Candidate]:
+def search(noise: Noise, judge: Judge, choice: Choice, *, rows: bool = False, whole: bool = False) -> list[Candidate]:
     """Return every candidate, best first: by A_R + E_F, then by the margin.  The model is left as it was.
 
     Differs from the paper: with `rows` in the place of codes by the margin alone.  Rows are more than one point a unit, and
     those to forget may look like others: A_R + E_F is then highest where everything is destroyed.  A change that gives NaN or
     infinite losses is none; two scales under which no tensor's step differs are one.  Codes: a change that keeps so little that
-    it could not be best if it forgot everything spares trying larger ones, which keep no more.
+    it could not be best if it forgot everything spares trying larger ones, which keep no more; `whole`: none is spared, for
+    those who look further down than the best.
     """
     found: list[Candidate] = []
     tried: set[tuple[float, ...]] = set()
@@ -188,7 +189,7 @@ def search(noise: Noise, judge: Judge, choice: Choice, *, rows: bool = False) ->
             noise.put(sign, kappa, lambda1)
             found.append(judge(sign, kappa, lambda1))
             best = max(best, found[-1].retained + found[-1].error)
-            if not rows and found[-1].retained + 1 < best:
+            if not rows and not whole and found[-1].retained + 1 < best:
                 spoilt.append(found[-1])
     noise.undo()
     finite = [each for each in found if math.isfinite(each.margin)]
