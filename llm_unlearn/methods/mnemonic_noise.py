@@ -107,8 +107,8 @@ class MnemonicNoise(Method):
         smooth = self.smooth if self.smooth is not None else 1e-4 if rows or in_adapter else 0.0
         eta = {name: ratio(of_forget[name], each, smooth=smooth, clip=self.clip) for name, each in of_retain.items()}
         noise = Noise(run.model, eta)
-        pictures = run.task.name == "image_classifier" and not rows
-        choice = replace(PICTURES if pictures else OTHERS, **({"kappas": OTHERS.kappas} if self.confirm else {}))
+        choice = PICTURES if run.task.name == "image_classifier" and not rows else OTHERS
+        choice = replace(choice, kappas=OTHERS.kappas) if self.confirm else choice
         asked: dict[str, Any] = {"kappas": self.kappa, "lambdas": self.lambda1, "reach": self.reach, "cost": self.cost}
         choice = replace(choice, **{name: value for name, value in asked.items() if value})
         judge = Judge(run.model, run.task, forget, retain, choice)
