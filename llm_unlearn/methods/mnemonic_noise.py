@@ -48,9 +48,7 @@ class MnemonicNoise(Method):
     clip: float = 1.0  # quantile at which eta is cut; 1: nowhere, as in the paper
     # Differs from the paper, which says nothing of ties: codes wrong by so many times guessing's loss; None: 4 (pictures), 2
     reach: float | None = None
-    cost: float | None = (
-        None  # times that what is lost on the kept codes counts against it; None: 30 (pictures), 1; as `reach`
-    )
+    cost: float | None = None  # of a loss on the kept codes against it, as `reach`; None: 30 (pictures), 1
     rows: int = 256  # of forget and retain each that stand in where there are no codes, and that confirm the choice
     confirm: bool = False  # refuse choices that cost the retain rows more than `tolerance`: the codes can over-promise
     tolerance: float = 0.015  # of accuracy on retain, where the choice is confirmed
