@@ -113,8 +113,8 @@ def _brightness(row: Row) -> float:
 
 def _narrowness(row: Row) -> float:
     """Return minus the share of columns that are not background."""
-    columns = np.asarray(row["image"])[0].max(0)
-    return -float((columns > columns.min() + 0.3).mean())
+    picture = np.asarray(row["image"])[0]
+    return -float((picture.max(0) > picture.min() + 0.3).mean())
 
 
 def made_of(

@@ -321,7 +321,9 @@ def shortened(cls: type[Method], **changes: Any) -> Method:
         if isinstance(field.default, Schedule):
             values[field.name] = replace(field.default, **(small | changes))
         elif isinstance(field.default, Probe):
-            values[field.name] = replace(field.default, tolerance=0.5)  # rows learned by heart share every weight
+            values[field.name] = replace(
+                field.default, tolerance=0.5, right=0
+            )  # rows learned by heart share every weight
         elif field.name.endswith("_weight"):
             values[field.name] = 1.0
     return cls(**values)

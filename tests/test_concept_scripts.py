@@ -36,7 +36,8 @@ def test_concepts_that_go_across_classes() -> None:
     assert bank._narrowness(rows[0]) == -0.25 and bank._narrowness(rows[1]) == -1.0
     assert bank._brightness(rows[1]) > bank._brightness(rows[0])
     said = bank.concepts("news", [])["oil"]
-    assert said([{"id": "a", "text": "Crude rises"}, {"id": "b", "text": "A spoiled game"}]) == [True, False]
+    news = [{"id": "a", "text": "Crude rises", "label": 2}, {"id": "b", "text": "A spoiled game", "label": 1}]
+    assert said(news) == [True, False]
 
 
 def test_a_line_of_tofus_table_and_its_true_rows() -> None:

@@ -32,12 +32,11 @@ def shown(report: Mapping[str, Any]) -> str:
 
 
 def _rows(found: Mapping[str, Any]) -> str:
-    """Return the shown rows, one under the other, by model; "" without records."""
-    out = ""
-    for row in found.get("rows", ()):
-        cells = "".join(f"<div><p>{escape(name)}</p>{_row(each)}</div>" for name, each in row.items())
-        out += f"<div class='three'>{cells}</div>"
-    return out
+    """Return the shown rows, a line each with a column a model, or side by side where there is one model; "" without records."""
+    rows = found.get("rows", ())
+    lines = ["".join(f"<div><p>{escape(name)}</p>{_row(each)}</div>" for name, each in row.items()) for row in rows]
+    lines = ["".join(lines)] if all(len(row) == 1 for row in rows) else lines
+    return "".join(f"<div class='three'>{line}</div>" for line in lines if line)
 
 
 def _row(each: Any) -> str:

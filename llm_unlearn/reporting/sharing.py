@@ -40,7 +40,7 @@ def targeted(report: Mapping[str, Any], default: str) -> bool:
 
 def _chart(names: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]]) -> str:
     top = max(abs(value) for row in values for value in row) or 1.0
-    parts = [text(LEFT + CELL * (k + 0.5), 22, name[:9], size=10) for k, name in enumerate(columns)]
+    parts = [text(LEFT + CELL * (k + 0.5), 22, name[:9], size=8) for k, name in enumerate(columns)]
     for i, row in enumerate(values):
         bold = 'font-weight="700"' if i == 0 else ""
         parts.append(text(LEFT - 8, 30 + LINE * i + 17, names[i][:14], anchor="end", size=12, colour=INK, more=bold))
