@@ -13,7 +13,8 @@ from llm_unlearn.concepts.bank import Bank, build_bank, load_bank, of_classes
 from llm_unlearn.concepts.bottleneck import Bottleneck
 from llm_unlearn.data.requests import classes_in
 from llm_unlearn.errors import DataError
-from llm_unlearn.poisoned import bottleneck, class_count, giver, of_each
+from llm_unlearn.other_answers import class_count
+from llm_unlearn.poisoned import bottleneck, giver, of_each
 from llm_unlearn.relabel import donor_classes, kept_classes
 from llm_unlearn.run import Splits
 from llm_unlearn.runfolder import fingerprint

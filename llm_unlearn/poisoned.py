@@ -22,7 +22,7 @@ from llm_unlearn.data import redact
 from llm_unlearn.data.poison import concept_words, mask
 from llm_unlearn.data.requests import classes_in, classes_of
 from llm_unlearn.errors import DataError, RecipeError, TaskError
-from llm_unlearn.head import in_eval
+from llm_unlearn.other_answers import class_count
 from llm_unlearn.reference import reference
 from llm_unlearn.relabel import OtherLabels, donor_classes, kept_classes
 from llm_unlearn.run import Run, Splits
@@ -244,14 +244,5 @@ def of_each(rows: Sequence[Row]) -> list[Row]:
 
 
 @torch.no_grad()
-def class_count(model: nn.Module, task: Task, rows: Sequence[Row]) -> int:
-    """Return the number of the model's classes; a row is classified for it."""
-    device = next(model.parameters()).device
-    batch = task.collate(task.encode(list(rows[:1])))
-    with in_eval(model):
-        decided = task.decisions(model, {name: part.to(device) for name, part in batch.items()}, logits=True)
-    return int(decided.logits.shape[-1])
-
-
 def _pixels(run: Run, examples: Sequence[Example]) -> Tensor:
     return torch.cat([run.task.continuous(run.model, run.task.collate([each]))[1] for each in examples])
