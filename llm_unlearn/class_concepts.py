@@ -17,10 +17,8 @@ from llm_unlearn.other_answers import class_count
 from llm_unlearn.poisoned import bottleneck, giver, of_each
 from llm_unlearn.relabel import donor_classes, kept_classes
 from llm_unlearn.run import Splits
-from llm_unlearn.runfolder import fingerprint
+from llm_unlearn.runfolder import MARK, fingerprint
 from llm_unlearn.tasks import Task
-
-MARK = 12  # hexadecimal digits
 
 
 def sharing(

@@ -24,13 +24,12 @@ from llm_unlearn.data.splits import ConceptSplit, cut_by
 from llm_unlearn.errors import DataError
 from llm_unlearn.loading import load_model, load_task
 from llm_unlearn.recipe import Recipe
-from llm_unlearn.runfolder import fingerprint
+from llm_unlearn.runfolder import MARK, fingerprint
 from llm_unlearn.tasks import CausalLM, Row, Task
 
 GIVEN = 10  # rows that say the concept stand for examples where none are given (--explain)
 LOOKED_AT, STEPS, BINS = 24, 32, 10  # rows whose words are attributed, steps of the path, parts of a row's text
 ENTITIES, EACH = 8, 60  # classes of the bottleneck, and rows of each
-MARK = 12  # hexadecimal digits
 
 
 @dataclass(eq=False)

@@ -150,6 +150,9 @@ def read_request(folder: str | Path) -> dict[str, Any] | None:
     return content if content is not None and content.get("kind") == KIND else None
 
 
+MARK = 12  # hexadecimal digits of a fingerprint that a page shows in the place of a row, a word or a name
+
+
 def fingerprint(key: bytes, value: Any) -> str:
     """Return HMAC-SHA256 of a value in hex: of bytes as they are, of anything else as canonical JSON.
 

@@ -1,7 +1,6 @@
 """How hard one row pulls at a model: the norm of its loss's gradient."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from llm_unlearn.errors import TaskError
 from llm_unlearn.head import in_eval, unwrapped
 from llm_unlearn.tasks import Example, Task
+from llm_unlearn.weights.importance import allowed
 
 
 def last_block(model: nn.Module) -> Mapping[str, nn.Parameter]:
@@ -46,7 +46,7 @@ def gradient_norm(model: nn.Module, task: Task, example: Example) -> float:
     """
     chosen = list(last_block(model).values())
     batch = {name: column.to(chosen[0].device) for name, column in task.collate([example]).items()}
-    with in_eval(model), torch.enable_grad(), _only(model, chosen):
+    with in_eval(model), torch.enable_grad(), allowed(model, chosen):
         loss = task.decisions(model, batch).loss()[0]
         parts = torch.autograd.grad(
             loss, chosen, allow_unused=True
@@ -55,18 +55,3 @@ def gradient_norm(model: nn.Module, task: Task, example: Example) -> float:
     if not norms:
         raise TaskError(f"the loss of {type(unwrapped(model)).__name__} does not reach its last block.")
     return float(torch.stack([norm.cpu() for norm in norms]).norm())
-
-
-@contextmanager
-def _only(model: nn.Module, chosen: list[nn.Parameter]) -> Iterator[None]:
-    """Let the chosen weights alone have a gradient."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    for parameter, _ in flags:
-        parameter.requires_grad_(False)
-    for parameter in chosen:
-        parameter.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)

@@ -7,11 +7,10 @@ import numpy as np
 
 from llm_unlearn.metrics.exact_answer import exact_answer
 from llm_unlearn.metrics.extraction_strength import extraction_strength
-from llm_unlearn.runfolder import fingerprint
+from llm_unlearn.runfolder import MARK, fingerprint
 from llm_unlearn.scores import RETAIN_TYPE, ModelScores, Scores
 
 MOST = 5  # rows a list
-MARK = 12  # hexadecimal digits of a row's mark
 MARGIN = 0.05  # of extraction strength above gold's: less is what the verdict lets pass
 
 

@@ -131,7 +131,7 @@ def _means(
     mine = [examples[i] for i in order[rank::world]]
     collector = Collector(parameters, how)
     head = _has_head(model, parameters)
-    with in_eval(model), torch.enable_grad(), allowed(model, {}):
+    with in_eval(model), torch.enable_grad(), allowed(model, ()):
         with collector.listening(unwrapped(model)):
             _listen(
                 collector,
@@ -185,7 +185,7 @@ def _unheard(
     for example in examples:
         if not left:
             break
-        with allowed(model, left):
+        with allowed(model, left.values()):
             value = scalar(task, model, _on_device(task, model, [example]), False)[0].sum()
             used = value.requires_grad
             parts = torch.autograd.grad(value, list(left.values()), allow_unused=True) if used else ()
@@ -240,12 +240,12 @@ def _output_norm(task: Task, model: nn.Module, batch: Batch, head: bool) -> tupl
 
 
 @contextmanager
-def allowed(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+def allowed(model: nn.Module, parameters: Collection[nn.Parameter]) -> Iterator[None]:
     """Let these parameters alone have a gradient."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     for parameter, _ in flags:
         parameter.requires_grad_(False)
-    for parameter in parameters.values():
+    for parameter in parameters:
         parameter.requires_grad_(True)
     try:
         yield
