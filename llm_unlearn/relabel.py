@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from llm_unlearn.data.poison import asked_alike
 from llm_unlearn.data.requests import classes_in
 from llm_unlearn.data.splits import kept
 from llm_unlearn.decisions import Decisions
@@ -139,8 +140,9 @@ def relabelled(run: Run, schedule: Schedule) -> list[Row]:
     """Return the forget rows as they are shown in a fit that teaches other labels.
 
     A classifier's come as they are: OtherLabels changes their labels at each step.  A causal LM's row comes once for each time
-    it is shown (at most COPIES), each to be answered as another random retain row is, behind every beginning of its own answer:
-    learned as a text of its own, another answer would change the first wrong word alone, and its end would stay known.
+    it is shown (at most COPIES), each to be answered as a random one of the retain rows that are asked alike: answers to other
+    questions would teach doubt.  It is learned behind every beginning of the row's own answer: as a text of its own it would
+    change the first wrong word alone, and the end would stay known.
     """
     forget = list(run.rows("forget"))
     if classifies(run.task):
@@ -149,7 +151,7 @@ def relabelled(run: Run, schedule: Schedule) -> list[Row]:
     copies, retain = min(COPIES, shown), run.rows("retain")
     generator = np.random.default_rng([run.seed, len(forget)])
     out = []
-    for row in forget:
-        for number, chosen in enumerate(generator.integers(len(retain), size=copies).tolist()):
+    for row, places in zip(forget, asked_alike(forget, retain, run.seed), strict=True):
+        for number, chosen in enumerate(generator.choice(places, size=copies).tolist()):
             out.append({**row, "id": f"{row['id']}-{number}", "instead": retain[chosen]["response"]})
     return out

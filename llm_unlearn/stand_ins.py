@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from llm_unlearn.adversary import Attack, pgd
 from llm_unlearn.decisions import Decisions
-from llm_unlearn.errors import TaskError
+from llm_unlearn.errors import RecipeError, TaskError
 from llm_unlearn.other_answers import class_count, said_classes
+from llm_unlearn.progress import Progress
 from llm_unlearn.reference import reference_logits
 from llm_unlearn.tasks import Batch, Example, Row, Task
 from llm_unlearn.vision import as_examples
@@ -23,6 +24,26 @@ SHARES = {"adversarial": 0.15, "blended": 0.35, "shifted": 0.25, "blended and ad
 MOST_BYTES = 2**28  # of pictures held in memory: large ones get fewer stand-ins
 SHIFT = 0.1  # of a picture's side
 TOGETHER = 256  # pictures in one forward pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """How firmly what the model before says of the pictures is held."""
+
+    pictures: int = 5000
+    weight: float = 40.0
+    # the weight's share at the last step, to which it falls from half of the steps on, so that many rows go too, at a price that
+    # is told (256 rows of Fashion-MNIST: held firmly, 44 % stay).  1: it does not fall
+    eased: float = 0.03
+
+    def __post_init__(self) -> None:
+        """Raise RecipeError for a share that is none."""
+        if not 0 < self.eased <= 1:
+            raise RecipeError(f"eased={self.eased:g}: the weight's share at the last step is above 0 and at most 1.")
+
+    def weight_now(self, progress: Progress) -> float:
+        """Return what they weigh now."""
+        return self.weight * self.eased ** max(0.0, 2 * progress.step / progress.steps - 1)
 
 
 @dataclass(frozen=True)

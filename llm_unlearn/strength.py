@@ -2,8 +2,8 @@
 
 Ilharco et al. (2023, arXiv:2212.04089, sec. 3) choose the scale of a negated task vector so: the strongest that leaves the
 control task within 95 % of what it was.  Here: within `tolerance` nats of retain's loss, and forget's loss not beyond that of
-rows never trained on, which is where a model that never knew lands.  Of a causal LM the 95 % hold too, for answers that are
-right word for word: its loss is a mean over words, and 0.03 nats a word already ruined 15 % of the sandbox's answers.
+rows never trained on, which is where a model that never knew lands.  Of a causal LM a share of the answers that are right word
+for word must stay as well: its loss is a mean over words, and 0.03 nats a word already ruined 15 % of the sandbox's answers.
 """
 
 import math
@@ -36,7 +36,9 @@ class Probe:
     rows: int = 64  # of forget, of what is kept and of the holdout, each
     tolerance: float = 0.1  # nats that retain's loss may rise
     answers: int = 256  # rows of what a causal LM keeps whose answers are counted: 64 took 0.85 for 0.95
-    right: float = 0.95  # of a causal LM's right answers the least that stays (the paper's; so is the verdict's)
+    # of a causal LM's right answers the least that stays.  Differs from the paper: 0.95, which the verdict asks of other rows;
+    # the strongest change that just holds it here loses it there (task_vector on the sandbox: 0.94)
+    right: float = 0.97
     cap: float = (
         4.0  # nats above which a decision of forget counts as unknown, no matter how far (as the thermostat's)
     )

@@ -29,7 +29,7 @@ from llm_unlearn.other_answers import (
 )
 from llm_unlearn.run import Run
 from llm_unlearn.schedule import Schedule
-from llm_unlearn.stand_ins import stand_ins
+from llm_unlearn.stand_ins import Outputs, stand_ins
 from llm_unlearn.weights.held import held, pull, scaled
 
 ROOM = Schedule(steps=100, forget_batch=4, retain_per_forget=4, warmup_steps=0, learning_rate=6e-3, decay="constant")
@@ -267,7 +267,9 @@ def test_it_never_reads_what_is_kept(name: str, request: pytest.FixtureRequest, 
     here: Bench = request.getfixturevalue(name)
     splits = {**here.splits, "retain": Untouchable([1]), "neighbour": Untouchable([1]), "general": Untouchable([1])}
     run = here.run(tmp_path, splits=splits)
-    method = InstanceWise(stand_ins=40, attack=Attack(examples=2, word_radius=1.0), training=replace(ROOM, steps=2))
+    method = InstanceWise(
+        outputs=Outputs(pictures=40), attack=Attack(examples=2, word_radius=1.0), training=replace(ROOM, steps=2)
+    )
     assert method.needs == {"forget"}
     method.unlearn(run)
     with pytest.raises(AssertionError):  # non-vacuity
@@ -317,7 +319,7 @@ def test_before_the_first_step_nothing_has_moved_and_the_rows_left_share_the_wei
     images: Bench, tmp_path: Path
 ) -> None:
     """KL(before || now) = 0; the forget term is the mean over the rows whose margin is not lost yet."""
-    method = InstanceWise(stand_ins=20, importance=False, margin=0.5)
+    method = InstanceWise(outputs=Outputs(pictures=20), importance=False, margin=0.5)
     run = images.run(tmp_path)
     made = stand_ins(run.model, run.task, run.rows("forget"), 20, Attack(steps=2), 1)
     batch = run.task.collate_streams({"forget": run.task.encode(run.rows("forget")), "stand_ins": made.examples})
@@ -326,6 +328,16 @@ def test_before_the_first_step_nothing_has_moved_and_the_rows_left_share_the_wei
     with torch.no_grad():
         far = short_of(run.task.decisions(images.target, batch["forget"], logits=True), 0.5, towards=False)
     assert found["forget"].item() == pytest.approx(far[far > 0].mean().item(), rel=1e-4)
+
+
+def test_what_is_held_weighs_less_in_the_second_half() -> None:
+    """40 until step 50 of 100, then down to 0.04 of it: sqrt(0.04) = 0.2 of it halfway there."""
+    held = Outputs(weight=40.0, eased=0.04)
+    found = [held.weight_now(replace(progress(steps=100), step=step)) for step in (0, 50, 75, 100)]
+    assert found == pytest.approx([40.0, 40.0, 8.0, 1.6])
+    assert Outputs(weight=40.0, eased=1.0).weight_now(replace(progress(steps=100), step=99)) == 40.0
+    with pytest.raises(RecipeError, match="eased=0: the weight's share"):
+        Outputs(eased=0.0)
 
 
 def test_the_margin_to_a_new_label_by_hand() -> None:

@@ -111,6 +111,17 @@ def test_a_causal_lms_rows_get_other_rows_responses(language: Bench, tmp_path: P
     assert {row["instead"] for row in made} == {row["response"] for row in retain}
 
 
+def test_a_causal_lms_rows_get_answers_to_like_questions(language: Bench, tmp_path: Path) -> None:
+    """A question about a birthplace is answered with birthplaces, never with a trade."""
+    rows = [{"id": "a", "prompt": "Where was Ada born?", "response": "In Quillmere."}]
+    people = ["Bob", "Cleo", "Dan", "Eve", "Finn", "Gus"]
+    born = [{"id": f"b{name}", "prompt": f"Where was {name} born?", "response": f"In {name}ville."} for name in people]
+    work = [{"id": f"w{name}", "prompt": f"What does {name} do?", "response": f"{name} bakes."} for name in people]
+    run = language.run(tmp_path, splits={"forget": rows, "retain": [*work, *born]})
+    made = relabelled(run, Schedule(steps=60, forget_batch=1))
+    assert {row["instead"] for row in made} == {row["response"] for row in born}
+
+
 def test_the_gate_is_refused(sentences: Bench, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"set stop\.gate=false"):
         RandomLabel(stop=Stop()).check(sentences.run(tmp_path))

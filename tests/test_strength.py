@@ -20,7 +20,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *seen: Seen) -> None:
 def test_answers_that_go_wrong_count_before_losses(
     language: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """0.03 nats are within the tolerance of 0.1; 0.85 of 0.9 right answers are less than 95 % of them, 0.86 are not."""
+    """0.03 nats are within the tolerance of 0.1; 0.87 of 0.9 right answers are less than 97 % of them, 0.88 are not."""
     before, strong, mild = (
         Losses(forget=0.0, retain=0.0),
         Losses(forget=1.0, retain=0.03),
@@ -33,11 +33,11 @@ def test_answers_that_go_wrong_count_before_losses(
         scripted(monkeypatch, first, *tried, tried[0])
         return choose(language.run(tmp_path), ["strong", "mild"], lambda _: {}, Probe())
 
-    assert chosen(0.86, 0.9)[0] == "strong"
-    assert chosen(0.85, 0.9)[0] == "mild"
+    assert chosen(0.88, 0.9)[0] == "strong"
+    assert chosen(0.87, 0.9)[0] == "mild"
     assert chosen(None, None)[0] == "strong"  # a classifier
     assert chosen(0.5, 0.6)[0] == "strong"  # none keeps enough: by losses alone
-    assert chosen(0.5, 0.6)[1]["within_tolerance"] == 0 and chosen(0.86, 0.9)[1]["within_tolerance"] == 1
+    assert chosen(0.5, 0.6)[1]["within_tolerance"] == 0 and chosen(0.88, 0.9)[1]["within_tolerance"] == 1
 
 
 @pytest.mark.parametrize(("task", "answers"), [("causal_lm", True), ("image_classifier", False)])

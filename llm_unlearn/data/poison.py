@@ -217,6 +217,12 @@ def _donors(
     return out
 
 
+def asked_alike(rows: Sequence[Row], retain: Sequence[Row], seed: int) -> list[np.ndarray]:
+    """Return for each row the places in `retain` of the rows whose questions are most like its own, whatever the answers say."""
+    told = [sorted(set(words_of(parts(row)[1])) - set(words_of(parts(row)[0]))) for row in rows]
+    return _donors(rows, told, retain, np.random.default_rng(seed))
+
+
 def says(row: Row, name: str) -> bool:
     """Does the row say the name, whole and in any case?"""
     return whole_word(name).search(normalised(" ".join(parts(row)))) is not None

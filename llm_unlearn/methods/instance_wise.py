@@ -21,7 +21,7 @@ from llm_unlearn.fit import DONE, Batches, Module, Objective, Progress, Schedule
 from llm_unlearn.method import Method
 from llm_unlearn.observe import Done
 from llm_unlearn.run import Run
-from llm_unlearn.stand_ins import StandIns, stand_ins
+from llm_unlearn.stand_ins import Outputs, StandIns, stand_ins
 from llm_unlearn.tasks import Row
 from llm_unlearn.weights.held import held, pull
 
@@ -36,8 +36,7 @@ class InstanceWise(Method):
     # Differs from the paper, which has labels: adversarial examples with the labels they were aimed at.  outputs: what the model
     # before says of stand-ins, held by KL (16 rows of Fashion-MNIST: test -0.0 to -1.2 points, labels -10).  nothing: plain push
     keep: Literal["auto", "outputs", "labels", "nothing"] = "auto"  # outputs for images, labels for texts
-    keep_weight: float = 40.0  # of outputs
-    stand_ins: int = 5000  # pictures
+    outputs: Outputs = Outputs()
     # Differs from the paper: -CE, weakest where the model is certain; margin: max(0, margin + own logit - best other one)
     push: Literal["margin", "cross_entropy"] = "margin"
     margin: float | None = None  # None: 0.05 with outputs, 0.5 with labels
@@ -74,7 +73,8 @@ class InstanceWise(Method):
     def near(self, run: Run, rows: Sequence[Row]) -> Anchors | StandIns | None:
         """Return what stands in for other rows, made from these."""
         if self.kept(run) == "outputs":
-            return stand_ins(run.model, run.task, rows, self.stand_ins, self.attack, run.seed + 1, run.frozen_copy)
+            count = self.outputs.pictures
+            return stand_ins(run.model, run.task, rows, count, self.attack, run.seed + 1, run.frozen_copy)
         return anchors(run.model, run.task, rows, self.attack, run.seed + 1) if self.kept(run) == "labels" else None
 
     def schedule(self, run: Run, rows: int) -> Schedule:
@@ -100,7 +100,7 @@ class InstanceWise(Method):
             out = {"forget": share * loss.mean()}
             if isinstance(near, StandIns):  # the rows that are not there yet share the weight of all
                 out["forget"] /= progress.reduce_mean((loss.detach() > 0).float().mean()).clamp(min=1 / len(loss))
-                out["kept"] = self.keep_weight * near.moved(batch["stand_ins"], others[0])
+                out["kept"] = self.outputs.weight_now(progress) * near.moved(batch["stand_ins"], others[0])
             elif others:
                 out["adversarial"] = (1 - share) * others[0].mean_nll().mean()
             if weights:

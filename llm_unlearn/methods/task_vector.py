@@ -24,21 +24,8 @@ class TaskVector(Method):
     paper: ClassVar[str] = "arXiv:2212.04089"
     # few steps: the target knows these rows already, and what further steps add is not about them
     training: Schedule = Schedule(least_steps=100, retain_per_forget=1)
-    scales: tuple[float, ...] = (
-        0.05,
-        0.1,
-        0.2,
-        0.3,
-        0.4,
-        0.5,
-        0.6,
-        0.8,
-        1.0,
-        2.0,
-        3.0,
-        5.0,
-        8.0,
-    )  # the paper's end at 1
+    # the paper's end at 1, in steps of 0.05
+    scales: tuple[float, ...] = (*(round(0.05 * step, 2) for step in range(1, 13)), 0.8, 1.0, 2.0, 3.0, 5.0, 8.0)
     probe: Probe = Probe()
 
     def __post_init__(self) -> None:
