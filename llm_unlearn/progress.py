@@ -1,12 +1,13 @@
 """What an objective may know and ask while it is fitted, and the gate and thermostat that every method shares.
 
-Both compare surprise: a row's mean loss in which no decision counts more than `cap`, nor more than its *ceiling*, what its
-label costs in rows never trained on.  By plain loss, one token at 30 nats would stand for a whole row, whose other tokens
-are still known; and a full stop that was ruined behind the concept's name would stand for the fact in front of it.
+A row's *surprise* is its mean loss in which no decision counts more than `cap`, nor more than its *ceiling*, what its label
+costs in rows never trained on.  By plain loss, one token at 30 nats would stand for a whole row, whose other tokens are
+still known; and a full stop that was ruined behind the concept's name would stand for the fact in front of it.
 Gate: a forget row's term fades as the row's own surprise nears its level, the mean of rows never trained on, and no token
 is pushed above its ceiling: what is grammar in such rows stays grammar.
-Thermostat: all forget terms fade as the forget rows' mean surprise nears that of the holdout rows now, and are off above it.
-No row counts above the gate's level there: rows that overshot do not make up for rows still known.
+Thermostat: all forget terms fade as the forget rows get where the holdout rows are now, and are off beyond.  Of words their
+mean loss says so: by surprise, rows that overshot could not be told from rows that have arrived.  Of classes, and without a
+holdout, mean surprise does; no row counts above the gate's level there: rows that overshot do not make up for rows still known.
 Measured in a trial (2.1 M-parameter Llama, 200 invented people): without them NPO over-forgets (loss AUC 0.054), with
 them it lands where a model that never knew lands (0.487 beside gold's 0.482), at no cost on retain.
 """
@@ -31,11 +32,14 @@ class Stop:
     gate: bool = True
     thermostat: bool = True
     every: int = 5  # steps between probes of forget; holdout and retain are probed a quarter as often
-    probe: int = 96  # rows of forget and of holdout in the probe
+    probe: int = 96  # rows of forget, of holdout and of retain in one probe
     tolerance: float = 0.05  # nats that retain's loss may rise before the best checkpoint is taken instead
     cap: float = 4.0  # nats above which a decision counts as unknown, no matter how far (sandbox table)
     fade: float = (
         0.3  # nearer than this share to unseen rows' surprise the terms fade, so that forgetting does not overshoot
+    )
+    near: float = (
+        0.05  # the same share of words' mean loss, for the thermostat (sandbox: 0.15 stopped short on one seed)
     )
     margin: float = 1.0  # without a holdout: how far above retain's surprise forgetting goes, nats; a convention
 

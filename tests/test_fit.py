@@ -6,6 +6,8 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from llm_unlearn.head import in_eval
 from llm_unlearn.lora import Lora, attach
 from llm_unlearn.method import find
 from llm_unlearn.methods.npo import NPO
+from llm_unlearn.observe import Observer
 from llm_unlearn.run import Run
 from llm_unlearn.schedule import Timetable, per_device
 from llm_unlearn.tasks import ImageClassifier
@@ -348,6 +351,19 @@ def test_the_thermostat_switches_the_forget_terms_off_and_on(language: Bench, tm
     assert watched[off[0]]["forget_loss"] > 1.0  # by then it was forgotten
     assert {"step", "forget_loss", "holdout_loss", "on", "forget", "retain"} <= set(history[-1])
     assert "retain_loss" in history[-1]
+
+
+def test_the_thermostat_compares_words_by_loss_and_classes_by_surprise() -> None:
+    """Unseen rows: loss 4, surprise 2.  Words at 3.9 of 4 are 2.5 % short; a class's at surprise 1.5 of 2, 25 %."""
+
+    def left(by_loss: bool, loss: float, surprise: float, **state: Any) -> tuple[float, float]:
+        now = SimpleNamespace(progress=SimpleNamespace(state={"by_loss": by_loss, "level": 8.0, **state}))
+        return Observer._left(now, loss, surprise, Stop(fade=0.3, near=0.05))  # type: ignore[arg-type]
+
+    assert left(True, 3.9, 2.0, unseen=[4.0, 2.0]) == pytest.approx((0.025, 0.05))
+    assert left(True, 7.0, 1.0, unseen=[4.0, 2.0])[0] < 0  # overshot rows hide behind no cap
+    assert left(False, 7.0, 1.5, unseen=[4.0, 2.0]) == pytest.approx((0.25, 0.3))
+    assert left(False, 7.0, 6.0)[0] == pytest.approx(0.25)  # no holdout: the level
 
 
 def test_without_a_holdout_the_level_is_retain_and_a_margin(language: Bench, tmp_path: Path) -> None:
