@@ -26,6 +26,7 @@ class Schedule:
     steps: int | None = None  # optimiser steps; None: `passes` over the first stream, at least `least_steps`
     passes: float = 2.0
     least_steps: int = 450  # the trial took 300; 350 on the sandbox left retain 4 points lower (seed 1)
+    most_steps: int | None = None  # where `passes` would be more: of fits that end when they are done
     forget_batch: int = 8  # rows of the first stream a step
     retain_per_forget: int = 4  # rows of every further stream for each of them; 1 : 4 served best in the trial
     warmup_steps: int = 20
@@ -39,7 +40,8 @@ class Schedule:
         """Return the optimiser steps for a first stream of `rows` rows."""
         if self.steps is not None:
             return self.steps
-        return max(self.least_steps, math.ceil(self.passes * rows / self.forget_batch))
+        count = max(self.least_steps, math.ceil(self.passes * rows / self.forget_batch))
+        return count if self.most_steps is None else min(count, self.most_steps)
 
     def grown(self, rows: int) -> "Schedule":
         """Return the schedule with more of many rows a step, twice or four times as many, beside as many others as before.

@@ -412,3 +412,7 @@ def test_many_rows_are_seen_more_at_a_time(images: Bench, tmp_path: Path) -> Non
     found = {rows: (each.forget_batch, each.retain_per_forget) for rows, each in sizes.items()}
     assert found == {16: (16, 8), 127: (16, 8), 128: (32, 4), 256: (64, 2), 1000: (64, 2)}
     assert InstanceWise(keep="labels").schedule(run, 256).forget_batch == 16  # its weight hangs on the ratio
+    steps = {rows: each.step_count(rows) for rows, each in sizes.items()}
+    assert steps == {16: 400, 127: 2000, 128: 1200, 256: 1200, 1000: 2000}  # no more than 2000
+    asked = replace(plain, training=replace(plain.training, steps=5000)).schedule(run, 1000)
+    assert asked.step_count(1000) == 5000

@@ -48,8 +48,8 @@ class InstanceWise(Method):
     stop_at: Literal["auto", "zero", "holdout"] = "auto"  # right decisions left; auto: a causal LM's holdout's
     # AdamW, 2e-3 with outputs, 5e-4 with labels. Differs from the paper: SGD, momentum 0.9, 1e-3, on full weights
     training: Schedule = Schedule(
-        passes=300.0, least_steps=400, forget_batch=16, retain_per_forget=8, warmup_steps=0, decay="constant"
-    )
+        passes=300, least_steps=400, most_steps=2000, forget_batch=16, retain_per_forget=8, warmup_steps=0, decay="constant"
+    )  # fmt: skip
 
     def unlearn(self, run: Run) -> None:
         """Make what stands in for other rows, and importance, from the model as it is; then fit until the goal is reached."""
