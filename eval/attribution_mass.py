@@ -75,7 +75,7 @@ class Bare(cells.Bench):
         """Return the target after its class was forgotten; `work` is emptied."""
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        return self._forgotten(ENTRY, copy.deepcopy(self.target.model), self.cut.forget, work)
+        return self._forgotten(ENTRY, copy.deepcopy(self.target.model), self.cut.forget, work, ())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from llm_unlearn import cli
 
-Splits = Mapping[str, Sequence[Mapping[str, Any]]]
+Splits = Mapping[str, Sequence[dict[str, Any]]]
 BARE = ("id", "fact", "prompt", "response")  # columns of a row without paraphrase and wrong answers
 CHOICES = (
     (False, False),
@@ -48,8 +48,7 @@ def main() -> None:
         return measure(model, options.reader, rows, generate_on=(), progress=False)
 
     known = scores(splits)
-    needs = {name: needed(name, known, gold) for name in names()}
-    needs = {name: need for name, need in needs.items() if need is not None}
+    needs = {name: need for name in names() if (need := needed(name, known, gold)) is not None}
 
     def each() -> dict[str, float]:
         return {name: value(name, scores(cut(splits, *need)), gold) for name, need in needs.items()}
@@ -60,7 +59,8 @@ def main() -> None:
 
     one, together = clock(all_at_once)
     many, apart = clock(each)
-    answers, _ = clock(lambda: options.reader.generate(model, splits["forget"], max_new_tokens=60))
+    reader: Any = options.reader
+    answers, _ = clock(lambda: reader.generate(model, splits["forget"], max_new_tokens=60))
     largest = max(abs(together[name] - apart[name]) for name in needs)
     print(f"{len(needs)} figures on {given.rows} forget rows: {', '.join(needs)}; largest difference {largest:.0e}")
     print(f"one pass for all {one:.2f} s, one pass a figure {many:.2f} s: ratio {one / many:.2f}")

@@ -103,7 +103,7 @@ def cases(given: Options) -> dict[str, tuple[Callable[[bool], nn.Module], Task, 
 def wrapped(model: Any, adapter: bool, targets: str, head: list[str] | None, kind: str | None = None) -> nn.Module:
     """Return the model with an adapter whose B is not 0, or as it is."""
     if not adapter:
-        return model  # type: ignore[no-any-return]
+        return model
     exclude = head if targets == LINEAR else None
     config = LoraConfig(r=8, target_modules=targets, modules_to_save=head, exclude_modules=exclude, task_type=kind)
     out = get_peft_model(model, config)
@@ -118,7 +118,7 @@ def loop(model: nn.Module, task: Task, examples: Sequence[Example], weights: Wei
     parameters = chosen(model, weights)
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     device = next(model.parameters()).device
-    with in_eval(model), allowed(model, parameters):
+    with in_eval(model), allowed(model, list(parameters.values())):
         for example in examples:
             batch = {name: column.to(device) for name, column in task.collate([example]).items()}
             value = task.decisions(model, batch).nll().sum()

@@ -41,7 +41,7 @@ PRESETS: dict[str, tuple[Any, ...]] = {
     "1b": (2048, 16, 32, 8, 8192, 128256, "bfloat16"),
 }
 SIDES = ("toolkit", "plain")
-ADAMW = {
+ADAMW: dict[str, Any] = {
     "lr": 1e-5,
     "weight_decay": 0.0,
 }  # fused, as the Trainer's default; frozen weights get no gradient and no state

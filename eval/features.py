@@ -29,13 +29,14 @@ from transformers.trainer_utils import set_seed
 
 from llm_unlearn import cli, options
 from llm_unlearn.concepts.groups import discover
-from llm_unlearn.data.annotations import COLUMN, annotations
+from llm_unlearn.data.annotations import COLUMN, TWIN, annotations
 from llm_unlearn.features import embedded, picture
-from llm_unlearn.features.measured import TWIN, measure, said
+from llm_unlearn.features.measured import measure
 from llm_unlearn.features.request import GATE, PICTURES
 from llm_unlearn.files import read_json, write_json, write_text
 from llm_unlearn.fresh import new_llama
 from llm_unlearn.fresh_classifiers import for_pictures, new_bert
+from llm_unlearn.judging import said
 from llm_unlearn.loading import PEFT_TASKS
 from llm_unlearn.lora import Lora, attach
 from llm_unlearn.method import Method

@@ -107,7 +107,8 @@ def why(folder: Path) -> None:
         print(
             f"rank correlation of eta, codes and rows, {title}: {sum(found) / len(found):.2f} ({len(found)} tensors)"
         )
-    row, _ = divmod(int(eta["codes"]["model.embed_tokens.weight"].argmax()), model.config.hidden_size)  # type: ignore[operator, arg-type]
+    width: int = model.config.hidden_size  # type: ignore[assignment, union-attr]
+    row = int(eta["codes"]["model.embed_tokens.weight"].argmax()) // width
     print(f"the word with the largest eta of the codes: {task.tokenizer.decode([row])!r}")  # type: ignore[attr-defined]
     answers = [row for row in splits["forget"] if world.CONCEPT in row["response"]]
     others = [row for row in splits["forget"] if world.CONCEPT not in row["response"]]

@@ -140,7 +140,7 @@ def main() -> None:
     names = given.methods or [name for name in available() if find(name).starts_from == "target"]
     folder = Path(given.output)
     known = scores({**base, "output": str(folder / "standards")}, given.golds)
-    standards = {name: known[name] for name in ("before", "gold") if name in known}
+    standards: dict[str, ModelScores] = {name: known[name] for name in ("before", "gold") if name in known}
     with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
         waiting = {
             name: [

@@ -83,12 +83,16 @@ def forget(asked: Ten, folder: Path, number: int) -> dict[str, float]:
     """Make the run forget a request, the first in a run of its own; return the whole command's seconds, by clock and processor."""
     from llm_unlearn import api, continuing
 
-    method = {"name": asked.method} if isinstance(asked.method, str) else dict(asked.method)
+    method: dict[str, Any] = {"name": asked.method} if isinstance(asked.method, str) else dict(asked.method)
     method["training"] = {"steps": asked.steps, **method.get("training", {})}
-    settings = {"method": method, "evaluation": {"suite": "quick"}, "seed": asked.seed}
+    settings: dict[str, Any] = {"method": method, "evaluation": {"suite": "quick"}, "seed": asked.seed}
     start, rows = (time.perf_counter(), time.process_time()), str(folder / f"request-{number}.jsonl")
     if number == 1:
-        output = {"forget": rows, "retain": str(folder / "retain.jsonl"), "output": str(folder / "run")}
+        output: dict[str, Any] = {
+            "forget": rows,
+            "retain": str(folder / "retain.jsonl"),
+            "output": str(folder / "run"),
+        }
         api.unlearn(command=["eval/ten_requests.py"], **output, **settings)
     else:
         continuing.go_on(continuing.Request(run=str(folder / "run"), request=rows, settings=settings))
@@ -101,7 +105,11 @@ def gold(asked: Ten, folder: Path) -> str:
     from llm_unlearn.settings import load_yaml
 
     schedule = load_yaml(Path(__file__).parent.parent / "recipes/sandbox_target.yaml")["training"]
-    rows = {"forget": str(folder / "all.jsonl"), "retain": str(folder / "kept.jsonl"), "output": str(folder / "gold")}
+    rows: dict[str, Any] = {
+        "forget": str(folder / "all.jsonl"),
+        "retain": str(folder / "kept.jsonl"),
+        "output": str(folder / "gold"),
+    }
     method = {"name": "retrain", "training": schedule}
     api.unlearn(command=["eval/ten_requests.py"], **rows, method=method, lora=None, evaluation={"suite": "quick"})
     return str(folder / "gold/model")
