@@ -223,6 +223,7 @@ def unlearned(
     method: Method = build(FeatureActivation, {**own, "layer": LAYERS[kind]})
     if way == "annotated":
         method = build(FeatureAdversarial, {**own, **GATE} if own else {})
+    set_seed(seed)  # of the adapter's first weights, whether the model was trained just now or found
     adapted = attach(model, Lora(), PEFT_TASKS.get(setting.task.name))
     splits = {"annotated": setting.train, "retain": setting.train, "examples": setting.examples}
     work = folder / f"{way}.work"

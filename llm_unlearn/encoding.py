@@ -210,3 +210,8 @@ def movable(tokenizer: Any, batch: Mapping[str, Tensor]) -> Tensor:
     if labels.shape == ids.shape and not labels.is_floating_point():  # a causal LM: what stands before its answer
         free &= (labels != -100).cumsum(1) == 0
     return free
+
+
+def words(batch: Mapping[str, Tensor]) -> Tensor:
+    """Return the ids of a batch's words [B, T]."""
+    return batch["input_ids"]

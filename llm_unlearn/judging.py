@@ -2,7 +2,7 @@
 
 probe   how much more often than by guessing a fresh linear probe tells the value, as a share of what there is to tell; the
         highest over the layers.  Fitted on fitted rows, asked on held-out ones, both drawn so that the target tells nothing
-gap     mean absolute change of the probability of a row's own target when its twin is read; only where rows have twins
+gap     mean absolute change of the probability of a row's own target when its twin is read; x~ where rows have none
 task    share of the held-out rows, drawn alike, that are right
 """
 
@@ -30,18 +30,16 @@ class Judgement:
     """One model's figures."""
 
     probe: float  # 0 by guessing, 1 where every row's value is told
-    gap: float | None
+    gap: float
     task: float
 
     def left(self, before: "Judgement") -> float:
         """Return the larger share of the feature that is left: of the probe's knowledge, and of the gap before."""
-        if self.gap is None or not before.gap:
-            return self.probe
-        return max(self.probe, self.gap / before.gap)
+        return max(self.probe, self.gap / before.gap) if before.gap else self.probe
 
     def told(self) -> dict[str, float]:
-        """Return the figures that there are, rounded."""
-        return {name: round(value, 4) for name, value in asdict(self).items() if value is not None}
+        """Return the figures, rounded."""
+        return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
 class Judge:
@@ -57,24 +55,23 @@ class Judge:
         self.held, self.found = [held[i] for i in order], torch.tensor([found.numbers[i] for i in order])
         self.values = len(known.names)
 
-    def __call__(self, model: nn.Module, task: Task, layers: Sequence[str]) -> Judgement:
-        """Return what the model makes of the rows."""
+    def __call__(self, model: nn.Module, task: Task, layers: Sequence[str], change: Change) -> Judgement:
+        """Return what the model makes of the rows; `change` takes the feature out of an input."""
         fitted, held = (pooled_states(model, task, rows, layers) for rows in (self.fitted, self.held))
         shares = [self.share(fitted[name], held[name]) for name in layers]
         own, right = said(model, task, task.encode(self.held))
-        gap = None
         if all(row.get(TWIN) is not None for row in self.held):
             twins, _ = said(model, task, task.encode([swapped(row) for row in self.held]))
-            gap = float((twins - own).abs().mean())
-        return Judgement(max(shares), gap, float(right.double().mean()))
+        else:
+            twins, _ = said(model, task, annotated(task, self.held, self.found), change=change)
+        return Judgement(max(shares), float((twins - own).abs().mean()), float(right.double().mean()))
 
     @torch.no_grad()
     def of_inputs(self, model: nn.Module, task: Task, change: Change, batch_size: int = 64) -> float:
         """Return the share that a probe tells of the rows' changed inputs, each the mean over its words or pixels."""
         device, means = next(model.parameters()).device, list[Tensor]()
         for rows, values in ((self.fitted, self.known), (self.held, self.found)):
-            examples = [{**each, "annotation": float(n)} for each, n in zip(task.encode(rows), values, strict=True)]
-            out = []
+            examples, out = annotated(task, rows, values), []
             for first in range(0, len(examples), batch_size):
                 part = {
                     name: each.to(device) for name, each in task.collate(examples[first : first + batch_size]).items()
@@ -96,9 +93,19 @@ def swapped(row: Mapping[str, Any]) -> Row:
     return {**row, next(name for name in ("text", "image", "prompt") if name in row): row[TWIN]}
 
 
+def annotated(task: Task, rows: Sequence[Row], values: Tensor) -> list[Example]:
+    """Return the encoded rows with their values [N] as `annotation`."""
+    return [{**each, "annotation": float(n)} for each, n in zip(task.encode(rows), values, strict=True)]
+
+
 @torch.no_grad()
-def said(model: nn.Module, task: Task, examples: Sequence[Example], batch_size: int = 64) -> tuple[Tensor, Tensor]:
-    """Return the probability of each row's own target [N] (of a response: of all its tokens), and whether it is the likeliest."""
+def said(
+    model: nn.Module, task: Task, examples: Sequence[Example], batch_size: int = 64, change: Change | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the probability of each row's own target [N] (of a response: of all its tokens), and whether it is the likeliest.
+
+    `change` is made to every input before it is read.
+    """
     device = next(model.parameters()).device
     probabilities, right = [], []
     with in_eval(model):
@@ -106,6 +113,9 @@ def said(model: nn.Module, task: Task, examples: Sequence[Example], batch_size: 
             batch = {
                 name: part.to(device) for name, part in task.collate(examples[first : first + batch_size]).items()
             }
+            if change is not None:
+                kind, values = task.continuous(model, batch)
+                batch[kind] = change(batch, values)[0]
             decided = task.decisions(model, batch, logits=True)
             probabilities.append((-decided.per_example(decided.nll(), scored_only=True)).exp().cpu())
             right.append((decided.per_example((~decided.greedy_hit()).float(), scored_only=True) == 0).cpu())

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm_unlearn.tasks import Example, Task
+from llm_unlearn.tasks import Batch, Example, Task
 
 TINY = 1e-6  # of a spread
 
@@ -21,9 +21,16 @@ TINY = 1e-6  # of a spread
 class Moments:
     """Mean and spread [K, C] of every channel by value."""
 
+    swaps = True  # a picture shows a value that is drawn for it, whatever its target
+
     def __init__(self, mean: Tensor, spread: Tensor) -> None:
         """Take the two tables."""
         self.mean, self.spread = mean, spread
+
+    def changed(self, part: Batch, pixels: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the pixels of rows with the values `own` [B] as they would be with others, and these, which are drawn."""
+        drawn = torch.randint(len(self.mean), own.shape, device=own.device)
+        return self.moved(pixels, own, drawn), drawn
 
     def moved(self, pixels: Tensor, own: Tensor, other: Tensor) -> Tensor:
         """Return the pixels [B, C, height, width] of rows with the values `own` [B] as they would be with `other` [B]."""
@@ -44,7 +51,7 @@ def moments(first: Tensor, second: Tensor, values: Tensor, weight: Tensor, count
 def moments_of(
     model: nn.Module, task: Task, examples: Sequence[Example], weight: Sequence[float], batch_size: int = 256
 ) -> Moments | None:
-    """Return the moments of pictures by their column `annotation`; None of texts, whose words are no amounts."""
+    """Return the moments of pictures by their column `annotation`; None of texts, whose words are no amounts (`telling.py`)."""
     device, first, second = next(model.parameters()).device, list[Tensor](), list[Tensor]()
     for start in range(0, len(examples), batch_size):
         batch = {name: each.to(device) for name, each in task.collate(examples[start : start + batch_size]).items()}

@@ -19,7 +19,7 @@ from llm_unlearn.concepts import groups as grouping
 from llm_unlearn.concepts.explained import RIDGE, Explained, explained
 from llm_unlearn.concepts.groups import chosen_by, clusters, discover, eigengap, spectrum
 from llm_unlearn.concepts.inferred import inferred, merged
-from llm_unlearn.concepts.states import blocks
+from llm_unlearn.concepts.states import blocks, later_half
 from llm_unlearn.data.annotations import annotations, balanced, load_annotated
 from llm_unlearn.errors import DataError, RecipeError, TaskError
 from llm_unlearn.features import embedded
@@ -28,11 +28,12 @@ from llm_unlearn.features.measured import Measured, measure
 from llm_unlearn.features.request import Feature
 from llm_unlearn.head import trainable
 from llm_unlearn.invariant import parts
-from llm_unlearn.judging import Judgement
+from llm_unlearn.judging import Judge, Judgement
 from llm_unlearn.method import available, find
 from llm_unlearn.moments import moments
 from llm_unlearn.remover import PixelsAdversary, Remover, TokenGate, WordsAdversary, new_remover
 from llm_unlearn.schedule import Schedule
+from llm_unlearn.telling import telling
 
 TASKS = ("causal_lm", "sequence_classifier", "image_classifier")
 METHODS = [name for name in available() if find(name).removes == "feature"]
@@ -172,6 +173,78 @@ def test_moments_weigh_rows_as_if_target_and_value_were_independent() -> None:
     assert found.mean[:, 0].tolist() == pytest.approx([0.5, 0.5])
 
 
+def test_words_tell_a_value_that_they_go_with_whatever_the_target() -> None:
+    """Values go with targets nine times of ten.  Words 10 and 11 are each value's own, 20 and 21 each target's, 30 is in all rows.
+
+    Word 40 has value 0 in six of ten of its rows: it is sure of it, but (0.6 - 0.5) / (1 - 0.5) is less than half.
+    """
+    targets = [i % 2 for i in range(4000)]
+    values = [target if i // 2 % 10 else 1 - target for i, target in enumerate(targets)]
+    rows = [[10 + a, 20 + y, 30] + ([40] if i // 20 % 10 < (6 if a == 0 else 4) else [])
+            for i, (a, y) in enumerate(zip(values, targets, strict=True))]  # fmt: skip
+    assert telling(rows, values, [str(target) for target in targets]) == [10, 11]
+    assert telling(rows, values, [""] * 4000) == [10, 11, 20, 21]  # where no target is told apart
+    assert telling(rows[:8], values[:8], ["x"] * 8) == []  # too few to tell
+
+
+def test_words_that_tell_are_closed_in_what_is_given_not_in_what_is_answered(language: Bench, tmp_path: Path) -> None:
+    task, rows = language.task, featured(language) * 4
+    rows = [{**row, "prompt": f"{row['prompt']} {'yes' if row['feature'] == 'a' else 'no'}"} for row in rows]
+    cut = parts(language.run(tmp_path), rows, annotations(rows), 0.25)
+    view = cut.view(language.run(tmp_path))
+    part = task.collate(cut.examples[:6])
+    kind, values = task.continuous(language.target, part)
+    changed, shown = view.change(part, values)
+    other = (changed != values).any(-1)
+    mean = language.target.get_input_embeddings().weight.mean(0)  # type: ignore[operator]
+    assert not view.swaps and torch.equal(shown, part["annotation"].long())
+    assert bool(other.any(1).all()) and torch.allclose(changed[other], mean.expand(int(other.sum()), -1))
+    decided = task.decisions(language.target, {**part, kind: changed})
+    answers = part["labels"] >= 0
+    assert not (other & answers).any() and len(decided.labels) == int(answers[:, 1:].sum())
+
+
+def test_pictures_are_given_values_and_texts_without_telling_words_stay(
+    images: Bench, sentences: Bench, tmp_path: Path
+) -> None:
+    for bench, swaps in ((images, True), (sentences, False)):
+        rows = [{**row, "feature": value} for value in "abab" for row in featured(bench)]  # each text with both values
+        cut = parts(bench.run(tmp_path), rows, annotations(rows), 0.25)
+        view = cut.view(bench.run(tmp_path))
+        part = bench.task.collate(cut.examples[:8])
+        values = bench.task.continuous(bench.target, part)[1]
+        assert view.swaps == swaps
+        assert torch.equal(view.change(part, values)[0], values) != swaps
+
+
+def test_the_loss_is_that_of_the_input_without_the_feature_alone(sentences: Bench, tmp_path: Path) -> None:
+    """With x~ = x nothing is to be agreed on, and the task's term is c times the mean loss; with x~ = 0 there is both."""
+    rows = featured(sentences) * 4
+    run = sentences.run(tmp_path)
+    cut = parts(run, rows, annotations(rows), 0.25)
+    settings = invariant.Removal(
+        layers=later_half(run.model), task_weight=3, clear_weight=2, agree_weight=5, memory=8, rounds=1,
+        training=Schedule(),
+    )  # fmt: skip
+    part = sentences.task.collate(cut.examples[:8])
+    for factor in (1, 0):
+        view = invariant.View(
+            lambda part, values, factor=factor: (factor * values, invariant.values_of(part)), swaps=False
+        )  # type: ignore[misc]
+        terms = invariant.objective(run, view, settings, 2.0, 2)(run.model, {"rows": part}, None)  # type: ignore[arg-type]
+        kind, values = sentences.task.continuous(run.model, part)
+        with torch.no_grad():
+            raw, less = (
+                sentences.task.decisions(run.model, {**part, kind: f * values}, logits=True) for f in (1, factor)
+            )
+        agreed = torch.nn.functional.kl_div(
+            raw.logits.log_softmax(-1), less.logits.log_softmax(-1), log_target=True, reduction="batchmean"
+        )
+        assert terms["task"].item() == pytest.approx(3 * less.mean_nll().mean().item(), rel=1e-4)
+        assert terms["agree"].item() == pytest.approx(15 * agreed.item(), rel=1e-3, abs=1e-5)
+        assert (terms["agree"].item() > 1e-3) == (factor == 0)
+
+
 def test_examples_whose_rows_have_the_same_targets_show_one_value() -> None:
     """Values 0 and 2 go with x, 1 and 3 with y, nine times of ten."""
     values = [i % 4 for i in range(400)]
@@ -209,9 +282,21 @@ def test_what_is_left_is_the_worse_of_probe_and_gap() -> None:
     before = Judgement(1.0, 0.4, 0.8)
     assert Judgement(0.1, 0.2, 0.8).left(before) == pytest.approx(0.5)
     assert Judgement(0.3, 0.02, 0.8).left(before) == pytest.approx(0.3)
-    assert (
-        Judgement(0.3, None, 0.8).left(before) == pytest.approx(0.3) and "gap" not in Judgement(0.3, None, 0.8).told()
-    )
+    assert Judgement(0.3, 0.2, 0.8).left(Judgement(1.0, 0.0, 0.8)) == pytest.approx(0.3)  # nothing to be a share of
+
+
+def test_the_gap_is_that_to_the_twin_and_without_one_to_the_input_without_the_feature(sentences: Bench) -> None:
+    rows = featured(sentences) * 2
+    known = annotations(rows)
+    texts = [row["text"] for row in rows]
+    twins = [{**row, "counterfactual": other} for row, other in zip(rows, texts[1:] + texts[:1], strict=True)]
+    changes: list[Any] = [lambda part, values: (values, part["annotation"]), lambda part, values: (0 * values, None)]
+    alone, paired = (Judge(each, known, each, known, seed=0) for each in (rows, twins))
+    asked = (sentences.target, sentences.task, later_half(sentences.target))
+    same, blank = (alone(*asked, change).gap for change in changes)
+    assert same == 0.0 and blank > 0.01
+    one, other = (paired(*asked, change).gap for change in changes)
+    assert one == other and one > 0.01
 
 
 @pytest.mark.parametrize(("lefts", "kept", "down"), [((0.9, 0.5, 0.7), 1, False), ((0.9, 0.1), 1, True)])
@@ -236,8 +321,9 @@ def test_rounds_go_on_until_the_feature_is_down_and_the_best_is_kept(
         layers=(), task_weight=1, clear_weight=2, agree_weight=1, memory=8, rounds=3, training=Schedule()
     )
     cut = parts(run, featured(sentences), annotations(featured(sentences)), 0.25)
-    judge: Any = lambda *args: Judgement(next(said), None, 0.5)
-    told = invariant.make_invariant(run, cut, judge, invariant.View(lambda part, values: (values, values)), settings)
+    judge: Any = lambda *args: Judgement(next(said), 0.0, 0.5)
+    view = invariant.View(lambda part, values: (values, values), swaps=False)
+    told = invariant.make_invariant(run, cut, judge, view, settings)
     assert weights == [2 * 2**number for number in range(len(lefts))]
     assert told["down"] is down and told["left"] == lefts[kept] and len(told["rounds"]) == 1 + len(lefts)
     assert all(bool((each == kept).all()) for each in trainable(run.model).values())

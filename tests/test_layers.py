@@ -28,6 +28,7 @@ LAYERS = [  # modules and sub-packages, lowest first; those on one line may know
         "other_answers",
         "reference",
         "remover",
+        "telling",
         "weights",
     },
     {

@@ -1,9 +1,10 @@
 """Feature unlearning without annotations (Xu, Zhu, Zhou and Zhao, 2024, arXiv:2406.10951), the part that fine-tunes.
 
-    L = loss(f(x~), y) + w KL(f(x) || f(x~))       x~: x without the words or pixels at which the chosen groups' activation is high
+    L = loss(f(x~), y) + w KL(f(x~) || f(x))       x~: x without the words or pixels at which the chosen groups' activation is high
 
 The groups are of one layer's units that fire together (`concepts/groups.py`); they are chosen by number, or by examples.
-By examples it is as in `invariant.py`: each row's value is the example that it is most like, in the chosen groups' units.
+By examples it is as in `invariant.py`: each row's value is the example that it is most like, in the chosen groups' units, and
+x~ has no word that goes with the value, or another value's colours.
 """
 
 from dataclasses import dataclass
@@ -13,20 +14,18 @@ import torch
 from torch import Tensor
 
 from llm_unlearn.concepts.groups import Groups, chosen_by, discover, marks, summary
-from llm_unlearn.concepts.inferred import inferred, like_examples
+from llm_unlearn.concepts.inferred import inferred
 from llm_unlearn.concepts.states import blocks, later_half
-from llm_unlearn.data.annotations import COLUMN, TWIN, independent
+from llm_unlearn.data.annotations import COLUMN, TWIN
 from llm_unlearn.errors import RecipeError
 from llm_unlearn.files import write_json
 from llm_unlearn.fit import Batches, Module, Objective, Progress, Schedule, Terms, fit
 from llm_unlearn.head import unwrapped
-from llm_unlearn.invariant import Removal, View, make_invariant, moved, parts, values_of
+from llm_unlearn.invariant import Removal, make_invariant, parts
 from llm_unlearn.method import Method
-from llm_unlearn.moments import moments_of
 from llm_unlearn.run import Run
 from llm_unlearn.tasks import Batch
 
-LIKE = 0.3  # of sentences marks 0.94 rightly of the gendered words, and 0.85 of them (first block, eight examples)
 MOST_ROWS = 1000  # that the groups are found on
 
 
@@ -36,8 +35,8 @@ class FeatureActivation(Method):
 
     Differs from the paper: it fine-tunes on x~ alone and deploys on x, which the model then has not been told to read alike; the
     model's channels are taken as they are, where the paper trains an icCNN first; groups, not a single channel of each.  Where
-    examples choose, the filter looks in these groups' units for what is like the examples, of a picture x~ has another
-    value's colours (`moments.py`), and the rows' inferred values are balanced against the targets, cleared and judged by.
+    examples choose, the groups' units tell each row's value by what is like the examples; what takes it out of the rows is
+    counted by these values (`telling.py`, `moments.py`), and they are balanced against the targets, cleared and judged by.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"retain"})
@@ -49,7 +48,7 @@ class FeatureActivation(Method):
     # of activation, 0 to 1; the paper's 0.2 for pictures, 0.5 for words, whose groups are never at rest
     threshold: float | None = None
     fill: Literal["mean", "zero"] = "mean"  # of removed words: the mean embedding, or nothing; pixels become 0
-    agree_weight: float = 1.0  # w
+    agree_weight: float = 4.0  # w
     clear_weight: float = 10.0  # by examples: of the value's explained share, a layer
     held_share: float = 0.15  # by examples: of the rows, kept out to judge by
     rounds: int = 3  # by examples: at most
@@ -81,20 +80,12 @@ class FeatureActivation(Method):
         shown = run.rows("examples")
         chosen, votes = chosen_by(groups, run.model, run.task, shown)
         cut = parts(run, rows, inferred(groups, chosen, run.model, run.task, shown, rows), self.held_share)
-        tints = moments_of(run.model, run.task, cut.examples, independent(cut.fitted, cut.known).tolist())
         told: dict[str, Any] = {"chosen": list(chosen), "votes": votes, "values": len(cut.known.names)}
-        view = View(lambda part, values: moved(part, values, tints), swaps=True)
-        if tints is None:
-            like = like_examples(groups, chosen, run.model, run.task, shown)
-            least = LIKE if self.threshold is None else self.threshold
-            lit = marks(run.model, run.task, run.task.encode(rows), groups.layer, like.activation, least)
-            told["filtered"] = float(lit.mean())
-            view = View(lambda part, values: (self._filtered(run, part, values, lit.bool()), values_of(part)))
         settings = Removal(
             layers=later_half(run.model), task_weight=3.0 if run.task.name == "causal_lm" else 1.0, memory=512,
             clear_weight=self.clear_weight, agree_weight=self.agree_weight, rounds=self.rounds, training=self.training,
         )  # fmt: skip
-        return told | make_invariant(run, cut, cut.judge(run.seed), view, settings)
+        return told | make_invariant(run, cut, cut.judge(run.seed), cut.view(run), settings)
 
     def _filtered(self, run: Run, part: Batch, values: Tensor, lit: Tensor) -> Tensor:
         """Return the continuous input without what is lit."""
