@@ -7,6 +7,7 @@ colour   Fashion-MNIST on a coloured background that goes with the class nine ti
          arXiv:1910.02806, paint the background too); gold is trained with the colours shuffled
 text     sentences about people at work, which trade is it; he or she goes with the trade nine times of ten; with the sentences
          of Winogender about four of the trades.  A text classifier, and a causal LM that answers
+         clear_accuracy: on sentences whose words fit one trade; in the others, two in five, they fit two, and nothing tells which
 ways     annotated: feature_adversarial with the annotations.  activation: feature_activation, the layer's units grouped by
          eigengap, the groups chosen and the rows' values told by a handful of examples; annotations only measure
 
@@ -69,7 +70,7 @@ PHRASES = (
     " Peter",
 )  # a blank is part of a word inside a sentence
 OCCUPATIONS = ("nurse", "surgeon", "secretary", "manager")  # of Winogender that are among the embedded trades
-TABLE = ("task_accuracy", "counterfactual_gap", "winogender_gap", "equal_opportunity")
+TABLE = ("task_accuracy", "clear_accuracy", "counterfactual_gap", "winogender_gap", "equal_opportunity")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,7 @@ class Features:
     kinds: tuple[str, ...] = ("colour", "text", "lm")
     ways: tuple[str, ...] = ("annotated", "activation")
     seeds: tuple[int, ...] = (0, 1, 2)
+    sentences: int = 600  # measured; what is right of those that fit two trades is a coin flip each
     output: str = "outputs/features"
 
 
@@ -124,7 +126,7 @@ def coloured(place: Path, seed: int) -> Setting:
     return Setting(task, known, shuffled, unseen, examples, [], lambda: for_pictures(known, seed)[0], schedule)
 
 
-def sentences(place: Path, seed: int, kind: str) -> Setting:
+def sentences(place: Path, seed: int, kind: str, measured: int = 600) -> Setting:
     """Return the embedded sentences, those of Winogender about the same trades among them."""
     draw, jobs = np.random.default_rng([seed, 8]), list(embedded.JOBS)
     found = winogender(place)
@@ -150,7 +152,7 @@ def sentences(place: Path, seed: int, kind: str) -> Setting:
 
     known = embedded.sentences(TEXTS, 2 * seed, tied=0.9) + of_trades(True)
     shuffled = embedded.sentences(TEXTS, 2 * seed, tied=None) + of_trades(False)
-    unseen = embedded.sentences(600, 2 * seed + 1, tied=None)
+    unseen = embedded.sentences(measured, 2 * seed + 1, tied=None)
     texts = [{"text": text, "label": 0} for _, both in found for text in both.values()]
     task_name: Any = "sequence_classifier" if kind == "text" else "causal_lm"
     words = asked(known) + asked([{**row, TWIN: row["text"]} for row in texts])
@@ -198,7 +200,12 @@ def figures_of(model: nn.Module, setting: Setting, seed: int) -> dict[str, float
     """Return every figure of one model."""
     found = measure(model, setting.task, setting.test, annotations(setting.test), seed=seed)
     out = {name: value for name in found.names if (value := found.value(name)) is not None}
-    return out | ({"winogender_gap": real_gap(model, setting)} if setting.pairs else {})
+    if not setting.pairs:
+        return out
+    only = [does for job in embedded.JOBS.values() for does in job]
+    clear = [row for row in setting.test if any(does in row.get("text", row.get("prompt")) for does in only)]
+    _, right = said(model, setting.task, setting.task.encode(clear))
+    return out | {"clear_accuracy": float(right.double().mean()), "winogender_gap": real_gap(model, setting)}
 
 
 def trained(setting: Setting, rows: Sequence[Row], folder: Path, seed: int) -> Any:
@@ -234,14 +241,14 @@ def unlearned(
     return adapted.eval(), told
 
 
-def cell(kind: str, seed: int, ways: Sequence[str], place: Path, folder: Path) -> dict[str, Any]:
+def cell(kind: str, seed: int, asked: Features, place: Path, folder: Path) -> dict[str, Any]:
     """Return the figures of one kind and seed by model, those that are there already taken as they are."""
     folder.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = read_json(folder / "figures.json") or {}
-    missing = [name for name in ("before", "gold", "random", *ways) if name not in record]
+    missing = [name for name in ("before", "gold", "random", *asked.ways) if name not in record]
     if not missing:
         return record
-    setting = coloured(place, seed) if kind == "colour" else sentences(place, seed, kind)
+    setting = coloured(place, seed) if kind == "colour" else sentences(place, seed, kind, asked.sentences)
     for name in missing:
         if name == "random":
             model, told = setting.new().eval(), None
@@ -256,7 +263,7 @@ def cell(kind: str, seed: int, ways: Sequence[str], place: Path, folder: Path) -
                     else picture.named_words(groups, model, setting.task, setting.train[:1000])
                 )
                 picture.draw(folder / "groups.png", groups, setting.train, words)
-            if name in ways:
+            if name in asked.ways:
                 model, told = unlearned(name, kind, model, setting, folder, seed)
         record[name] = figures_of(model, setting, seed) | ({"told": told} if told else {})
         write_json(folder / "figures.json", record)
@@ -294,7 +301,7 @@ def main() -> None:
     records: dict[str, list[dict[str, Any]]] = {}
     for seed in asked.seeds:
         for kind in asked.kinds:
-            records.setdefault(kind, []).append(cell(kind, seed, asked.ways, place, folder / f"{kind}-{seed}"))
+            records.setdefault(kind, []).append(cell(kind, seed, asked, place, folder / f"{kind}-{seed}"))
     write_json(folder / "features.json", records)
     write_text(folder / "features.md", pages(records))
     print(pages(records))
