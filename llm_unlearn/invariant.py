@@ -5,7 +5,7 @@
 x~ is a text without the words that tell the value (`telling.py`), or a picture with another value, drawn for it (`moments.py`).
 share_l is how much of layer l's pooled states the value explains at best, linearly (`concepts/explained.py`): of a picture x~'s,
 whose value is independent of the target as it is; else x's, and the rows are drawn so that value and target are independent.
-On x itself there is no loss: it learns rows by heart, feature and all (of two LMs' gap it left 9 to 24 %, 1 to 7 % are left without).
+On x itself there is no loss: it learns rows by heart, feature and all (with one, 9 to 24 % of two LMs' gap were left; now 1 to 7 %).
 
 Some rows are kept out.  After each round the model is judged on them; while the feature is not down, a further round clears with
 twice the weight, and the best state is kept.

@@ -45,9 +45,9 @@ class FeatureActivation(Method):
     layer: str | None = None  # none: the first block
     group: tuple[int, ...] = ()  # which groups; none: those that the examples excite
     groups: int | None = None  # into how many the units are cut; none: as the eigengap says
-    # of activation, 0 to 1; the paper's 0.2 for pictures, 0.5 for words, whose groups are never at rest
+    # by group: of activation, 0 to 1; the paper's 0.2 for pictures, 0.5 for words, whose groups are never at rest
     threshold: float | None = None
-    fill: Literal["mean", "zero"] = "mean"  # of removed words: the mean embedding, or nothing; pixels become 0
+    fill: Literal["mean", "zero"] = "mean"  # by group: of removed words the mean embedding, or nothing; pixels are 0
     agree_weight: float = 4.0  # w
     clear_weight: float = 10.0  # by examples: of the value's explained share, a layer
     held_share: float = 0.15  # by examples: of the rows, kept out to judge by

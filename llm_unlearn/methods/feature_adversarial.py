@@ -34,8 +34,9 @@ OPEN = 0.95  # a gate from which on nothing is gained by opening it
 class FeatureAdversarial(Method):
     """Remover, identifier (the model itself under its adapter) and adversary.
 
-    Differs from the paper: there the adversary is never trained again and its loss has no bound, the rows all have the feature,
-    they are not drawn so that target and feature are independent, and the model is measured behind the remover.
+    Differs from the paper: there the gate alone takes the feature out, the adversary is never trained again and its loss has no
+    bound, the rows all have the feature, they are not drawn so that target and feature are independent, and the model is
+    measured behind the remover.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"annotated"})
