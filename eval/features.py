@@ -203,7 +203,7 @@ def figures_of(model: nn.Module, setting: Setting, seed: int) -> dict[str, float
     if not setting.pairs:
         return out
     only = [does for job in embedded.JOBS.values() for does in job]
-    clear = [row for row in setting.test if any(does in row.get("text", row.get("prompt")) for does in only)]
+    clear = [row for row in setting.test if any(does in str(row.get("text") or row["prompt"]) for does in only)]
     _, right = said(model, setting.task, setting.task.encode(clear))
     return out | {"clear_accuracy": float(right.double().mean()), "winogender_gap": real_gap(model, setting)}
 
@@ -244,7 +244,7 @@ def unlearned(
 def cell(kind: str, seed: int, asked: Features, place: Path, folder: Path) -> dict[str, Any]:
     """Return the figures of one kind and seed by model, those that are there already taken as they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    record: dict[str, Any] = read_json(folder / "figures.json") or {}
+    record: dict[str, Any] = read_json(folder / f"figures-{asked.sentences}.json") or {}
     missing = [name for name in ("before", "gold", "random", *asked.ways) if name not in record]
     if not missing:
         return record
@@ -266,7 +266,7 @@ def cell(kind: str, seed: int, asked: Features, place: Path, folder: Path) -> di
             if name in asked.ways:
                 model, told = unlearned(name, kind, model, setting, folder, seed)
         record[name] = figures_of(model, setting, seed) | ({"told": told} if told else {})
-        write_json(folder / "figures.json", record)
+        write_json(folder / f"figures-{asked.sentences}.json", record)
         print(
             kind,
             seed,

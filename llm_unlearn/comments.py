@@ -28,7 +28,7 @@ def _comments_in(source: str) -> dict[str, str]:
     spoken = {  # line: (does it stand alone there, comment)
         token.start[0]: (not token.line[: token.start[1]].strip(), token.string.lstrip("# ").strip())
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
+        if token.type == tokenize.COMMENT and not token.string.startswith("# fmt:")
     }
     found = {}
     for node in getattr(made, "body", ()):

@@ -53,7 +53,7 @@ class Judge:
         self.fitted, self.known = [fitted[i] for i in chosen], torch.tensor([known.numbers[i] for i in chosen])
         order = balanced(held, found, seed=seed)
         self.held, self.found = [held[i] for i in order], torch.tensor([found.numbers[i] for i in order])
-        self.values = len(known.names)
+        self.values, self.seed = len(known.names), seed
 
     def __call__(self, model: nn.Module, task: Task, layers: Sequence[str], change: Change) -> Judgement:
         """Return what the model makes of the rows; `change` takes the feature out of an input."""
@@ -63,7 +63,9 @@ class Judge:
         if all(row.get(TWIN) is not None for row in self.held):
             twins, _ = said(model, task, task.encode([swapped(row) for row in self.held]))
         else:
-            twins, _ = said(model, task, annotated(task, self.held, self.found), change=change)
+            with torch.random.fork_rng():  # what a change draws is the same each time, and in every process
+                torch.manual_seed(self.seed)
+                twins, _ = said(model, task, annotated(task, self.held, self.found), change=change)
         return Judgement(max(shares), float((twins - own).abs().mean()), float(right.double().mean()))
 
     @torch.no_grad()

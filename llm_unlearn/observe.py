@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 RECORD, BEST = "progress.json", "best.safetensors"
 PROBED = ("forget", "holdout", "retain")
+MOST_RISE = 1.5  # of unseen rows' loss; with retain rows it rises by a tenth
 Done = Callable[[nn.Module], bool]
 
 
@@ -171,6 +172,7 @@ class Observer(TrainerCallback):
         left = 0.0
         if "holdout" in found:
             now["unseen"] = list(found["holdout"])
+            now.setdefault("unseen_first", found["holdout"][0])
         if self.stop is not None and "forget" in found:
             left, fade = self._left(*found["forget"], self.stop)
             if self.stop.thermostat:
@@ -191,11 +193,11 @@ class Observer(TrainerCallback):
         """Return by which share of unseen rows' figure the forget rows lie below it, and from which share on the terms fade.
 
         Of words the plain loss: capped, rows that overshot look like rows that have arrived (full stops end at 7 nats where
-        unseen rows' cost 4.7).  A classifier's row is one decision, and one of 20 nats would stand for many rows: surprise.
+        unseen rows' cost 4.7); their level may rise only so far, or a push that ruins everything would never end.  A classifier's row is one decision, and one of 20 nats would stand for many rows: surprise.
         """
         now = self.progress.state
         if now["by_loss"]:
-            level, mine, fade = now["unseen"][0], loss, stop.near
+            level, mine, fade = min(now["unseen"][0], MOST_RISE * now["unseen_first"]), loss, stop.near
         else:
             level, mine, fade = now["unseen"][1] if "unseen" in now else now["level"], surprise, stop.fade
         return (level - mine) / max(level, TINY), fade

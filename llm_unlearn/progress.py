@@ -7,7 +7,7 @@ Gate: a forget row's term fades as the row's own surprise nears its level, the m
 is pushed above its ceiling: what is grammar in such rows stays grammar.
 Thermostat: all forget terms fade as the forget rows get where the holdout rows are now, and are off beyond.  Of words their
 mean loss says so: by surprise, rows that overshot could not be told from rows that have arrived.  Of classes, and without a
-holdout, mean surprise does; no row counts above the gate's level there: rows that overshot do not make up for rows still known.
+holdout, mean surprise does; with one no row counts above the gate's level: rows that overshot do not make up for rows still known.
 Measured in a trial (2.1 M-parameter Llama, 200 invented people): without them NPO over-forgets (loss AUC 0.054), with
 them it lands where a model that never knew lands (0.487 beside gold's 0.482), at no cost on retain.
 """

@@ -40,8 +40,8 @@ class Schedule:
         """Return the optimiser steps for a first stream of `rows` rows."""
         if self.steps is not None:
             return self.steps
-        count = max(self.least_steps, math.ceil(self.passes * rows / self.forget_batch))
-        return count if self.most_steps is None else min(count, self.most_steps)
+        count = math.ceil(self.passes * rows / self.forget_batch)
+        return max(self.least_steps, count if self.most_steps is None else min(count, self.most_steps))
 
     def grown(self, rows: int) -> "Schedule":
         """Return the schedule with more of many rows a step, twice or four times as many, beside as many others as before.

@@ -31,13 +31,13 @@ class Telling:
 
     def __init__(self, tokenizer: Any, embeddings: nn.Module, tells: Tensor) -> None:
         """Take the model's word embeddings, and which words tell [V] bool."""
-        self.tokenizer, self.embeddings, self.tells = tokenizer, embeddings, tells
+        self.tokenizer, self.tells = tokenizer, tells
+        self.mean: Tensor = embeddings.weight.detach().mean(0)  # type: ignore[operator]
 
     def changed(self, part: Batch, values: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """Return the embeddings [B, T, D] without these words, and the rows' values `own` [B]."""
         told = self.tells.to(values.device)[words(part)] & movable(self.tokenizer, part)
-        table: Tensor = self.embeddings.weight.detach()  # type: ignore[operator]
-        return torch.where(told[..., None], table.mean(0).to(values), values), own
+        return torch.where(told[..., None], self.mean.to(values), values), own
 
 
 def telling_of(
@@ -61,18 +61,24 @@ def telling_of(
 
 def telling(rows: Sequence[Sequence[int]], values: Sequence[int], targets: Sequence[str]) -> list[int]:
     """Return the words that tell a value; `rows` are the words of each."""
-    kinds = {target: place for place, target in enumerate(sorted(set(targets)))}
     every = sorted({word for row in rows for word in row})
+    if not every:
+        return []  # texts without a prompt: nothing stands before what is scored
     place = {word: number for number, word in enumerate(every)}
-    cells = torch.zeros(len(kinds), max(values) + 1, len(every), dtype=torch.double)  # [Y, K, V] rows with the word
-    sizes = torch.zeros(len(kinds), max(values) + 1, 1, dtype=torch.double)  # [Y, K, 1] rows
-    for row, value, target in zip(rows, values, targets, strict=True):
-        cells[kinds[target], value, [place[word] for word in set(row)]] += 1
-        sizes[kinds[target], value] += 1
-    those, total = cells.sum(1, keepdim=True), sizes.sum(1, keepdim=True)  # [Y, 1, V] and [Y, 1, 1]
-    spread = those * (total - those) * sizes * (total - sizes) / (total.square() * (total - 1).clamp(min=1))
-    usual = (those * sizes / total).sum(0)  # [K, V]
-    above = cells.sum(0) - usual
-    sure = above > NormalDist().inv_cdf(1 - LEVEL / above.numel()) * spread.sum(0).sqrt()
-    tells = (sure & (above >= LEAST * (those.sum(0) - usual))).any(0)
-    return [word for word, said in zip(every, tells.tolist(), strict=True) if said]
+    shape = max(values) + 1, len(every)  # [K, V]
+    both, usual, spread, those = (torch.zeros(shape, dtype=torch.double) for _ in range(4))
+    for target in sorted(set(targets)):
+        mine = [number for number, other in enumerate(targets) if other == target]
+        cells, sizes = torch.zeros(shape, dtype=torch.double), torch.zeros(shape[0], 1, dtype=torch.double)
+        for number in mine:
+            cells[values[number], [place[word] for word in set(rows[number])]] += 1
+            sizes[values[number]] += 1
+        said, total = cells.sum(0, keepdim=True), float(len(mine))
+        both += cells
+        those += said
+        usual += said * sizes / total
+        spread += said * (total - said) * sizes * (total - sizes) / (total**2 * max(total - 1, 1.0))
+    above = both - usual
+    sure = above > NormalDist().inv_cdf(1 - LEVEL / above.numel()) * spread.sqrt()
+    tells = (sure & (above >= LEAST * (those - usual))).any(0)
+    return [word for word, told in zip(every, tells.tolist(), strict=True) if told]

@@ -185,6 +185,7 @@ def test_words_tell_a_value_that_they_go_with_whatever_the_target() -> None:
     assert telling(rows, values, [str(target) for target in targets]) == [10, 11]
     assert telling(rows, values, [""] * 4000) == [10, 11, 20, 21]  # where no target is told apart
     assert telling(rows[:8], values[:8], ["x"] * 8) == []  # too few to tell
+    assert telling([[], []], [0, 1], ["x", "y"]) == []  # texts without a prompt
 
 
 def test_words_that_tell_are_closed_in_what_is_given_not_in_what_is_answered(language: Bench, tmp_path: Path) -> None:

@@ -357,11 +357,16 @@ def test_the_thermostat_compares_words_by_loss_and_classes_by_surprise() -> None
     """Unseen rows: loss 4, surprise 2.  Words at 3.9 of 4 are 2.5 % short; a class's at surprise 1.5 of 2, 25 %."""
 
     def left(by_loss: bool, loss: float, surprise: float, **state: Any) -> tuple[float, float]:
-        now = SimpleNamespace(progress=SimpleNamespace(state={"by_loss": by_loss, "level": 8.0, **state}))
+        now = SimpleNamespace(
+            progress=SimpleNamespace(state={"by_loss": by_loss, "level": 8.0, "unseen_first": 4.0, **state})
+        )
         return Observer._left(now, loss, surprise, Stop(fade=0.3, near=0.05))  # type: ignore[arg-type]
 
     assert left(True, 3.9, 2.0, unseen=[4.0, 2.0]) == pytest.approx((0.025, 0.05))
     assert left(True, 7.0, 1.0, unseen=[4.0, 2.0])[0] < 0  # overshot rows hide behind no cap
+    assert left(True, 6.0, 2.0, unseen=[9.0, 2.0]) == pytest.approx(
+        (0.0, 0.05)
+    )  # unseen rows were ruined too: 1.5 x 4
     assert left(False, 7.0, 1.5, unseen=[4.0, 2.0]) == pytest.approx((0.25, 0.3))
     assert left(False, 7.0, 6.0)[0] == pytest.approx(0.25)  # no holdout: the level
 

@@ -9,6 +9,7 @@ import torch
 from conftest import Bench, progress
 from torch import nn
 
+from llm_unlearn.data.poison import asked_alike
 from llm_unlearn.errors import DataError, RecipeError
 from llm_unlearn.methods.random_label import RandomLabel
 from llm_unlearn.progress import Stop
@@ -120,6 +121,14 @@ def test_a_causal_lms_rows_get_answers_to_like_questions(language: Bench, tmp_pa
     run = language.run(tmp_path, splits={"forget": rows, "retain": [*work, *born]})
     made = relabelled(run, Schedule(steps=60, forget_batch=1))
     assert {row["instead"] for row in made} == {row["response"] for row in born}
+
+
+def test_what_answers_say_does_not_count_and_texts_may_get_any() -> None:
+    born = [{"id": f"b{name}", "prompt": f"Where was {name} born?", "response": "far away " * 20} for name in "ABCD"]
+    seen = [{"id": f"s{name}", "prompt": f"Where was {name} seen?", "response": "Rome"} for name in "ABCD"]
+    asking = {"id": "x", "prompt": "Where was X born?", "response": "Rome"}
+    found = asked_alike([asking, {"id": "t", "prompt": None, "response": "A text."}], [*born, *seen], seed=0)
+    assert sorted(found[0].tolist()) == [0, 1, 2, 3] and found[1].tolist() == list(range(8))
 
 
 def test_the_gate_is_refused(sentences: Bench, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from llm_unlearn.tasks import Row, Task
 WORDS = 12  # positions up to which an example is taken word by word
 RIDGE = 1e-2  # added to correlations
 SAME = 0.9  # cosine from which on two examples' positions are one thing
-LEVEL = 1e-4  # two values are one where a G-test of their targets does not tell them apart at this level; at 0.01 one in three was cut
+LEVEL = 1e-4  # two values are one where a G-test of their targets does not tell them apart at this level; at 0.01 one was cut in two on two LMs of three
 SHARP = 4  # a few words that are quite alike count more than many that are a little
 
 

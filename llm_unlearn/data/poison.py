@@ -218,9 +218,14 @@ def _donors(
 
 
 def asked_alike(rows: Sequence[Row], retain: Sequence[Row], seed: int) -> list[np.ndarray]:
-    """Return for each row the places in `retain` of the rows whose questions are most like its own, whatever the answers say."""
-    told = [sorted(set(words_of(parts(row)[1])) - set(words_of(parts(row)[0]))) for row in rows]
-    return _donors(rows, told, retain, np.random.default_rng(seed))
+    """Return for each row the places in `retain` of the rows whose questions are most like its own, whatever the answers say.
+
+    A row that asks nothing, a plain text, may get any.
+    """
+    asking, asked = ([{**row, "response": ""} for row in some] for some in (rows, retain))
+    found = _donors(asking, [()] * len(rows), asked, np.random.default_rng(seed))
+    every = np.arange(len(retain))
+    return [every if row.get("prompt") is None else places for row, places in zip(rows, found, strict=True)]
 
 
 def says(row: Row, name: str) -> bool:

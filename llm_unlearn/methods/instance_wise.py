@@ -36,7 +36,7 @@ class InstanceWise(Method):
     # Differs from the paper, which has labels: adversarial examples with the labels they were aimed at.  outputs: what the model
     # before says of stand-ins, held by KL (16 rows of Fashion-MNIST: test -0.0 to -1.2 points, labels -10).  nothing: plain push
     keep: Literal["auto", "outputs", "labels", "nothing"] = "auto"  # outputs for images, labels for texts
-    outputs: Outputs = Outputs()
+    outputs: Outputs = Outputs()  # pictures that stand in, how firmly they are held, and how far that eases
     # Differs from the paper: -CE, weakest where the model is certain; margin: max(0, margin + own logit - best other one)
     push: Literal["margin", "cross_entropy"] = "margin"
     margin: float | None = None  # None: 0.05 with outputs, 0.5 with labels

@@ -1,7 +1,7 @@
 """Amnesiac unlearning: the forget rows learn random other labels beside retain (Graves et al., 2021, arXiv:2010.10981).
 
 A classifier's row learns a class drawn evenly from the others that are kept, anew each time it is shown; several labels are
-switched off and as many others on.  A causal LM's row learns the responses of random retain rows in the place of its own.
+switched off and as many others on.  A causal LM's row learns responses to like questions, retain rows', in the place of its own.
 """
 
 from dataclasses import dataclass, replace

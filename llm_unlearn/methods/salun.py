@@ -25,7 +25,7 @@ from llm_unlearn.weights.lowrank import columns
 
 @dataclass(frozen=True, kw_only=True)
 class SalUn(LossMethod):
-    """Another class for each row of forget; of a causal LM the response of another, random retain row."""
+    """Another class for each row of forget; of a causal LM the response of a retain row that is asked alike."""
 
     paper: ClassVar[str] = "arXiv:2310.12508"
     share: float = 0.5  # of the weights that may change, sec. 4

@@ -159,7 +159,7 @@ def _steps(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]], mode
             "classes that claim to be of them (the line holdout), and stay there; retain stays low."
         )
     if watched:
-        caption += " The thermostat fades the forget term out as the forget rows become as surprising as the holdout, and back in when they fall back."
+        caption += " The thermostat fades the forget term out as the forget rows get where the holdout rows are, and back in when they fall back."
     shades = {"forget term on": charts.SHADE} if watched else {}
     keys = {f"{name} loss": charts.STREAMS[name] for name in series} | {
         f"forget loss of {name}": charts.MODELS[name] for name in marks
