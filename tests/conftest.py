@@ -43,6 +43,7 @@ from llm_unlearn.method import Method
 from llm_unlearn.progress import Progress, Stop
 from llm_unlearn.run import Run
 from llm_unlearn.schedule import Schedule
+from llm_unlearn.stand_ins import Outputs
 from llm_unlearn.strength import Probe
 from llm_unlearn.tasks import CausalLM, Decisions, ImageClassifier, Row, SequenceClassifier, Task
 
@@ -320,6 +321,8 @@ def shortened(cls: type[Method], **changes: Any) -> Method:
     for field in fields(cls):
         if isinstance(field.default, Schedule):
             values[field.name] = replace(field.default, **(small | changes))
+        elif isinstance(field.default, Outputs):  # a weight as the others are
+            values[field.name] = replace(field.default, weight=1.0)
         elif isinstance(field.default, Probe):
             values[field.name] = replace(
                 field.default, tolerance=0.5, right=0

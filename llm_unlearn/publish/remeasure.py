@@ -16,7 +16,7 @@ from llm_unlearn.measuring.evaluation import assess
 from llm_unlearn.measuring.protocol import evaluation_of, token_count
 from llm_unlearn.measuring.suites import figures_of
 from llm_unlearn.prepare import Prepared, prepare, with_holdout
-from llm_unlearn.publish.verification import SLACK, Check, Options
+from llm_unlearn.publish.verification import ROUNDED, SLACK, Check, Options
 from llm_unlearn.recipe import SANDBOX, SECRETS, SPLITS, Recipe, from_values
 from llm_unlearn.runfolder import read_request
 from llm_unlearn.subject import with_adapter
@@ -32,13 +32,14 @@ def measured_again(place: Path, content: Mapping[str, Any], options: Options) ->
     evaluation = evaluation_of(task, _rows(quick, options, task), quick)
     scores = evaluation.scores("after", _model(place, quick))
     certified = {(each["name"], each["split"]): each for each in content["certificate"]["figures"]}
+    slack, before = (ROUNDED, " before rounding") if "quantised" in content else (SLACK, "")
     checks = []
     for figure in assess(scores, before=None, gold=None, metrics=figures_of("quick", quick.task)).figures:
         there = certified.get((figure.name, figure.split))
         if figure.after is None or there is None or there["after"] is None:
             continue
-        same = abs(figure.after - there["after"]) <= SLACK
-        words = f"{figure.after:.3f}, certified {there['after']:.3f} (n {figure.n})"
+        same = abs(figure.after - there["after"]) <= slack
+        words = f"{figure.after:.3f}, certified {there['after']:.3f}{before} (n {figure.n})"
         checks.append(Check(name=f"{figure.name} on {figure.split or 'all'}", ok=same, words=words))
     return checks or [
         Check(name="figures", ok=None, words="not measured: the rows given are none that were certified")

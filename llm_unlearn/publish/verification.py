@@ -16,6 +16,9 @@ from llm_unlearn.tasks import Row
 
 WORDS = {True: "ok", False: "FAILED", None: "not checked"}
 SLACK = 0.02  # by which a figure measured again may differ: other hardware, other batches
+ROUNDED = (
+    0.05  # the same of rounded weights, whose certificate has the figures before rounding: what the export allows
+)
 
 
 @dataclass(frozen=True, kw_only=True)
