@@ -9,6 +9,7 @@ N_y rows have target y, n_y of them the word, r_y value k, o_y both; n is the su
 because both go with the target tells nothing.  What takes several words together to tell is left as it is.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
@@ -67,8 +68,10 @@ def telling(rows: Sequence[Sequence[int]], values: Sequence[int], targets: Seque
     place = {word: number for number, word in enumerate(every)}
     shape = max(values) + 1, len(every)  # [K, V]
     both, usual, spread, those = (torch.zeros(shape, dtype=torch.double) for _ in range(4))
-    for target in sorted(set(targets)):
-        mine = [number for number, other in enumerate(targets) if other == target]
+    by_target: dict[str, list[int]] = defaultdict(list)
+    for number, target in enumerate(targets):
+        by_target[target].append(number)
+    for _, mine in sorted(by_target.items()):
         cells, sizes = torch.zeros(shape, dtype=torch.double), torch.zeros(shape[0], 1, dtype=torch.double)
         for number in mine:
             cells[values[number], [place[word] for word in set(rows[number])]] += 1

@@ -9,6 +9,7 @@ from llm_unlearn.errors import DataError, OutputError, UnlearnError
 from llm_unlearn.files import read_json
 from llm_unlearn.hub import ADAPTER, MANIFEST, MODEL, RESULTS
 from llm_unlearn.manifest import HUB_ID
+from llm_unlearn.measuring.verdict import TOLERANCE
 from llm_unlearn.publish import certificate, ledger, receipt, signature
 from llm_unlearn.recipe import SANDBOX
 from llm_unlearn.runfolder import PRIVATE, read_request
@@ -16,9 +17,7 @@ from llm_unlearn.tasks import Row
 
 WORDS = {True: "ok", False: "FAILED", None: "not checked"}
 SLACK = 0.02  # by which a figure measured again may differ: other hardware, other batches
-ROUNDED = (
-    0.05  # the same of rounded weights, whose certificate has the figures before rounding: what the export allows
-)
+ROUNDED = TOLERANCE["extraction_strength"]  # of rounded weights, certified before rounding: what their export allows
 
 
 @dataclass(frozen=True, kw_only=True)
