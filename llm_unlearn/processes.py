@@ -1,6 +1,9 @@
 """Work shared between the processes of a job: who does what, and everybody's results for all."""
 
 import atexit
+import gc
+import os
+import time
 from typing import Any
 
 import torch
@@ -14,14 +17,21 @@ def place() -> tuple[int, int]:
 
 @atexit.register
 def leave() -> None:
-    """Leave the process group, where there is one.
+    """Leave the process group, where there is or was one, and let its threads finish.
 
-    Its threads must have ended before the interpreter takes its objects apart: a job that was done was seen to abort in its
-    last moment ("terminate called without an active exception"), and the launcher called it failed.
+    A thread of gloo lets go of the last exchange's tensors after those who waited for it have gone on, and needs the
+    interpreter to do so. One that asks for it while the interpreter takes itself apart ends the process ("terminate called
+    without an active exception"), and the launcher calls a job that was done failed. So what awaits collection, and may hold
+    the group, is collected, which joins the threads; where a data-parallel wrapper still holds them, they are given a moment.
+    Also where the group is gone already: others leave it at exit without waiting.
     """
     group = torch.distributed
-    if group.is_available() and group.is_initialized():
+    if not group.is_available() or os.environ.get("WORLD_SIZE", "1") == "1":
+        return
+    if group.is_initialized():
         group.destroy_process_group()
+    gc.collect()
+    time.sleep(0.2)
 
 
 def gathered(mine: dict[int, Any]) -> list[dict[int, Any]]:

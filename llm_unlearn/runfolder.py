@@ -4,7 +4,6 @@
 run is on, `lock.json`.  Nothing is ever removed but a folder with our own request in it, and that only with `overwrite`.
 """
 
-import atexit
 import contextlib
 import functools
 import hashlib
@@ -216,11 +215,12 @@ def on_main(work: Callable[[], T]) -> T:
 
 @functools.cache
 def _join() -> None:
-    """Join the job's other processes, and leave them in good order when this one exits (an abort is what gloo does otherwise)."""
+    """Join the job's other processes; `processes.leave`, which importing it registers, leaves them when this one exits."""
     import torch
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
+    from llm_unlearn import processes  # noqa: F401
+
     # Without cpu=True each of two CPU processes would take itself for the only one.
     PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
-    atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
