@@ -1,12 +1,12 @@
 """Work shared between the processes of a job: who does what, and everybody's results for all."""
 
 import atexit
-import gc
-import os
 import time
 from typing import Any
 
 import torch
+
+LETTING_GO = 0.5  # seconds; the thread needs microseconds and, on a busy machine, its turn
 
 
 def place() -> tuple[int, int]:
@@ -17,21 +17,17 @@ def place() -> tuple[int, int]:
 
 @atexit.register
 def leave() -> None:
-    """Leave the process group, where there is or was one, and let its threads finish.
+    """Leave the process group, where there is one, when its threads have let go of what was exchanged last.
 
-    A thread of gloo lets go of the last exchange's tensors after those who waited for it have gone on, and needs the
-    interpreter to do so. One that asks for it while the interpreter takes itself apart ends the process ("terminate called
-    without an active exception"), and the launcher calls a job that was done failed. So what awaits collection, and may hold
-    the group, is collected, which joins the threads; where a data-parallel wrapper still holds them, they are given a moment.
-    Also where the group is gone already: others leave it at exit without waiting.
+    A thread of gloo drops the last exchange's tensors after those who waited for it have gone on, and needs the interpreter
+    to do so. Asking for it while the interpreter takes itself apart ends the process ("terminate called without an active
+    exception"), and the launcher calls a job that was done failed; while the group is destroyed, which holds the interpreter
+    and waits for the thread, neither comes to an end. Nothing tells when a thread is done, so it is given a moment.
     """
     group = torch.distributed
-    if not group.is_available() or os.environ.get("WORLD_SIZE", "1") == "1":
-        return
-    if group.is_initialized():
+    if group.is_available() and group.is_initialized():
+        time.sleep(LETTING_GO)
         group.destroy_process_group()
-    gc.collect()
-    time.sleep(0.2)
 
 
 def gathered(mine: dict[int, Any]) -> list[dict[int, Any]]:

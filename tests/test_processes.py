@@ -1,46 +1,32 @@
-"""The end of a job on several processes: nothing of the group may live on into the interpreter's end."""
+"""The end of a job on several processes."""
 
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
+import threading
+import time
 
 import pytest
+import torch
 
-LAUNCHED = """
-    import os
-
-    import torch
-
-    from llm_unlearn import processes
+from llm_unlearn import processes
 
 
-    def threads() -> int:
-        names = [open(f"/proc/self/task/{each}/comm").read() for each in os.listdir("/proc/self/task")]
-        return sum("gloo" in name for name in names)
+def test_the_group_is_left_when_a_thread_that_waits_for_the_interpreter_has_had_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Gloo's threads let go of tensors late: destroying the group, or ending, before they did hangs or aborts."""
+    done: list[str] = []
 
+    def thread() -> None:
+        time.sleep(0.05)
+        done.append("let go")
 
-    torch.distributed.init_process_group("gloo")
-    holder = [torch.distributed.group.WORLD]
-    holder.append(holder)  # a cycle, as a trainer leaves behind
-    assert len(processes.gathered({0: "mine"})) == 2 and threads(), "no thread to end: this test sees nothing"
-    del holder
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: done.append("left"))
+    threading.Thread(target=thread, daemon=True).start()
     processes.leave()
-    assert not threads(), "threads of the group are left"
-"""
+    assert done == ["let go", "left"]
 
 
-@pytest.mark.dist
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted where Linux lists them")
-def test_leaving_the_group_ends_its_threads_though_something_awaits_collection(tmp_path: Path) -> None:
-    (tmp_path / "launched.py").write_text(textwrap.dedent(LAUNCHED))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*command, str(tmp_path / "launched.py")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+def test_without_a_group_nothing_is_waited_for() -> None:
+    start = time.perf_counter()
+    processes.leave()
+    assert time.perf_counter() - start < processes.LETTING_GO
