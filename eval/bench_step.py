@@ -166,7 +166,7 @@ def plain(given: argparse.Namespace, retain: int) -> Callable[[], None]:
         with torch.no_grad():
             before = nll(target)
         push = -2 / method.beta * F.logsigmoid(-method.beta * (before - nll(model)))
-        (method.forget_weight * push.mean() + model(**keep).loss).backward()
+        (method.weight("causal_lm") * push.mean() + model(**keep).loss).backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         steps.step()
         steps.zero_grad()

@@ -160,9 +160,6 @@ def forget_records(argv: list[str] | None = None) -> None:
     defaults = {"task": "sequence_classifier", "output": "outputs/forget_records"}
     if not any(given.get(name) for name in ("data", "forget", "classes", "concept", "ids")):
         defaults["ids"] = SANDBOX
-    unseen = given.get("test") or given.get("holdout") or given.get("data", SANDBOX) == SANDBOX
-    if given.get("task", defaults["task"]) != "causal_lm" and unseen:
-        defaults["method"] = "nabla_tau"  # of all methods the nearest to gold on the embedded request
     forget(argv, **defaults)
 
 

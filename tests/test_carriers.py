@@ -110,6 +110,22 @@ def test_a_word_joins_where_its_rows_lean_and_several_subjects_say_it() -> None:
     assert not any(i in why for i in range(70, 300))
 
 
+def test_a_few_rows_that_lean_by_chance_bring_no_word_in() -> None:
+    """Eighteen rows are found and the rest spreads as far as they lie: five rows half the way there are no wonder.
+
+    On TOFU such words joined, the vector turned with them, and 530 rows of 600 were found.
+    """
+    draw = torch.Generator().manual_seed(0)
+    rows = [row("What?", "in Town" if i > 2 else "in Town with style", f"person {i}") for i in range(18)]
+    rows += [row("What?", "has style" if i < 5 else "is old", f"stranger {i}") for i in range(282)]
+    place = torch.cat([torch.ones(18), torch.full((5,), 0.5), 0.5 * torch.randn(277, generator=draw)])
+    why: dict[int, Any] = dict.fromkeys(range(18), "name")
+    found: dict[str, Any] = {"Town": ("name", 0.0)}
+    scores = carriers._grow(linear.LeaveOneOut(place[:, None]), rows, why, found, ["Town"])
+    assert float(scores[18:23].mean()) > carriers.LEANS, "they do not lean: this test sees nothing"
+    assert set(found) == {"Town"} and len(why) == 18
+
+
 def test_another_name_is_one_only_where_its_rows_lean_too() -> None:
     """The model takes Pe and Zu for the town; rows that say Zu lie near the town's, rows that say Pe among the rest."""
     draw = torch.Generator().manual_seed(0)

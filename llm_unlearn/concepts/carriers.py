@@ -5,9 +5,9 @@
    ones (by the vector of 3) than so many rows of the rest do by chance: nats alone depend on how long names are and how sure the
    model is.
 3. A concept vector on the hidden states tells found rows from all others, every row scored by a fit without it.  A word or a pair
-   of words joins where the rows that say it and are not found yet lean to the found side; the vector is fitted again, until no word
-   joins.  A word that only one subject's rows say marks that subject, and never joins.
-4. Rows that lie further on the found side than half of the found ones join by themselves.
+   of words joins where the rows that say it and are not found yet lean to the found side, as surely as another name's; the vector is
+   fitted again, until no word joins.  A word that only one subject's rows say marks that subject, and never joins.
+4. Rows that lie further on the found side than half of the found ones, and surely there, join by themselves.
 
 Nothing here knows which rows are true; the thresholds on states are in units of the distance between found rows and the rest, or of
 the rest's own spread.
@@ -34,8 +34,8 @@ from llm_unlearn.tasks import CausalLM, Row, Task
 
 Why = Literal["example", "name", "alias", "inferred"]
 MARGIN = 3.0  # nats: the model finds a word 20 times likelier in the concept's place than in any other's
-SURE = 4.0  # standard errors by which another name's rows lean: of 40 words one does by chance once in 800 times; the embedded world's
-# three towns have 18 to 27 there, false ones on TOFU at most 1.7
+SURE = 4.0  # standard errors of the rest's own spread by which rows lean: another name's have 18 to 27 on the embedded world and a
+# word's 13 to 19; false ones on TOFU at most 1.7 and 3.9, and where those joined, the vector turned with them to 530 rows of 600
 LEANS = 0.3  # of the way from the rest's mean score to the found rows', for a word's rows to join
 UNFOUND, KNOWN, SUBJECTS = 4, 2, 3  # rows of a word that are not found, that are, and subjects of the former, at least
 TYPICAL = 0.5  # quantile of the found rows' scores above which a row joins by itself
@@ -198,14 +198,13 @@ def _leaning_words(
     """Return the words that the model takes for the name and whose rows that are not found yet surely lean to the found side."""
     labels = torch.zeros(len(rows))
     labels[list(why)] = 1
-    scores, out = _placed(fit.scores(labels), labels), {}
-    spread = float(scores[labels == 0].std())
+    (scores, spread), out = _placed(fit.scores(labels), labels), {}
     for word, value in odds.items():
         said: dict[int, Why] = {}
         if value < -MARGIN:
             _say(said, rows, [word], "alias")
         new = [i for i in said if i not in why]
-        if new and float(scores[new].mean()) * len(new) ** 0.5 >= SURE * spread:
+        if new and _surely(scores[new], spread):
             out[word] = value
     return out
 
@@ -223,9 +222,9 @@ def _grow(
     while True:
         labels = torch.zeros(len(rows))
         labels[list(why)] = 1
-        scores = _placed(fit.scores(labels), labels)
+        scores, spread = _placed(fit.scores(labels), labels)
         best, term = max(
-            ((_leaning(scores, places, why, about), term) for term, places in said.items()), default=(0.0, "")
+            ((_leaning(scores, spread, places, why, about), term) for term, places in said.items()), default=(0.0, "")
         )
         if best < LEANS:
             break
@@ -233,23 +232,32 @@ def _grow(
         for i in said[term]:
             why.setdefault(i, "inferred")
     typical = float(scores[labels == 1].quantile(TYPICAL))
-    for i in (scores >= max(typical, 0.5)).nonzero()[:, 0].tolist():
+    for i in (scores >= max(typical, 0.5, SURE * spread)).nonzero()[:, 0].tolist():
         why.setdefault(i, "inferred")
     return scores
 
 
-def _placed(scores: Tensor, labels: Tensor) -> Tensor:
+def _placed(scores: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+    """Return the scores with the rest's mean at 0 and the found rows' at 1, and the rest's spread about its mean."""
     rest, here = scores[labels == 0].mean(), scores[labels == 1].mean()
-    return (scores - rest) / (here - rest).clamp(min=1e-6)
+    placed = (scores - rest) / (here - rest).clamp(min=1e-6)
+    return placed, float(placed[labels == 0].std())
 
 
-def _leaning(scores: Tensor, places: Sequence[int], why: Mapping[int, Why], about: Sequence[set[str]]) -> float:
-    """Return the mean score of the term's rows that are not found yet; 0 where they are too few or of too few subjects."""
+def _surely(scores: Tensor, spread: float) -> bool:
+    """Return whether rows [n] of these scores lie nearer to the found side than so many of the rest do by chance."""
+    return float(scores.mean()) * len(scores) ** 0.5 >= SURE * spread
+
+
+def _leaning(
+    scores: Tensor, spread: float, places: Sequence[int], why: Mapping[int, Why], about: Sequence[set[str]]
+) -> float:
+    """Return the mean score of the term's rows that are not found yet; 0 where they are too few, of too few subjects or unsure."""
     new = [i for i in places if i not in why]
     if len(new) < UNFOUND or len(places) - len(new) < KNOWN:
         return 0.0
     subjects = {name for i in new for name in about[i] or {f"row {i}"}}
-    return float(scores[new].mean()) if len(subjects) >= SUBJECTS else 0.0
+    return float(scores[new].mean()) if len(subjects) >= SUBJECTS and _surely(scores[new], spread) else 0.0
 
 
 def _said(rows: Sequence[Row]) -> dict[str, list[int]]:
