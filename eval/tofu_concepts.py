@@ -1,7 +1,7 @@
 """Forget an author and a theme of TOFU by meaning: which rows carry them, found from ten examples, and then forgotten.
 
     python recipes/tofu.py --data DIR/tofu --output outputs/tofu/data        authors' rows, and those of ten that no model sees
-    python eval/tofu_concepts.py --data outputs/tofu/data --tofu DIR/tofu    all of it; half an hour on one free core
+    python eval/tofu_concepts.py --data outputs/tofu/data --tofu DIR/tofu    all of it; about an hour on one free core
     python eval/tofu_concepts.py --stage infer                               the carriers alone (trains the target, no gold)
 
 The author's true rows are her twenty.  The theme's are the rows that say one of WORDS: a word list is a weak truth, since rows
@@ -11,6 +11,7 @@ authors and on TOFU's real authors and world facts (`general`); gold: the same w
 both requests, so its figures on the other request's rows (a part of retain) are left out.
 """
 
+import itertools
 import json
 import os
 import random
@@ -65,7 +66,6 @@ SHORTER = {
     "passes": 24,
     "forget_batch": 16,
 }  # as many steps as recipes/tofu_target.yaml's 40 passes of 32 rows over 50 authors
-GOLD_PASSES = 12  # half the target's, for time: its figures on what it never saw are what is wanted of it
 REQUESTS: dict[str, str] = {"author": AUTHOR, "theme": "sustainability"}  # and what a user would call each
 METHODS: dict[str, dict[str, Any]] = {
     "npo": {"name": "npo"},
@@ -92,7 +92,8 @@ class Options:
     examples: int = 10  # rows given, drawn from those that carry the concept
     seeds: int = 3  # draws of the examples
     methods: tuple[str, ...] = ("npo",)
-    steps: int = 60  # optimiser steps of a method: its own 450 are six minutes each on a free core
+    unlearning_seeds: int = 3
+    steps: int | None = None  # optimiser steps of a method; none: its own
     rows: int = 20  # measured of each split
     requests: tuple[str, ...] = ("author", "theme")  # of which rows are forgotten
     data: str = "outputs/tofu/data"  # what recipes/tofu.py wrote
@@ -155,7 +156,7 @@ def models(given: Options, *, gold: bool) -> None:
     print(train_target(build(Target, values))["seconds"], flush=True)
     if gold:
         rows = {"forget": files["general"], "retain": files["retain"], "general": None, "holdout": None}
-        shape = {"model": str(folder / "models" / "origin"), "training": {**training, "passes": GOLD_PASSES}}
+        shape = {"model": str(folder / "models" / "origin"), "training": training}
         print(
             train_target(build(Target, {**values, **rows, **shape, "output": str(folder / "gold")}))["seconds"],
             flush=True,
@@ -250,21 +251,22 @@ def forgotten(given: Options, request: str) -> str:
         if name != "neighbour"
     }
     lines = [
-        f"\n### {request}: {len(splits['forget'])} rows found and forgotten, {given.steps} steps\n",
-        "| model | " + " | ".join(f"{figure} {split}" for figure, split in SHOWN) + " | s |",
-        "| --- |" + " ---: |" * (len(SHOWN) + 1),
+        f"\n### {request}: {len(splits['forget'])} rows found and forgotten\n",
+        "| model | seed | " + " | ".join(f"{figure} {split}" for figure, split in SHOWN) + " | s |",
+        "| --- |" + " ---: |" * (len(SHOWN) + 2),
     ]
-    for number, name in enumerate(given.methods):
-        out = folder / f"{request}-{name}-{given.steps}"
+    for name, seed in itertools.product(given.methods, range(given.unlearning_seeds)):
+        out = folder / f"{request}-{name}-{given.steps or 'own'}-{seed}"
         report = unlearn(
             rows=splits,
             model=str(folder / "models" / "target"),
             forget="-",
             retain="--",
-            method={**METHODS[name], "training": {"steps": given.steps}},
+            method={**METHODS[name], **({"training": {"steps": given.steps}} if given.steps else {})},
             precision="fp32",
             evaluation={"rows": 8, "suite": "quick"},
             output=str(out),
+            seed=seed,
         )
         figures = evaluate(
             str(folder / "models" / "target"),
@@ -275,20 +277,23 @@ def forgotten(given: Options, request: str) -> str:
             precision="fp32",
         )
         found = {(figure["name"], figure["split"]): figure for figure in figures}
-        if number == 0:
-            lines += [shown(found, model, model, "") for model in ("before", "gold")]
-        lines.append(shown(found, "after", name, f"{report['seconds']['unlearn']:.0f}"))
+        if len(lines) == 3:
+            lines += [shown(found, model, model, "", "") for model in ("before", "gold")]
+        lines.append(shown(found, "after", name, str(seed), f"{report['seconds']['unlearn']:.0f}"))
+        print(lines[-1], flush=True)
     n = ", ".join(
         f"{figure} {split} {found[figure, split]['n']}" for figure, split in SHOWN if (figure, split) in found
     )
-    return "\n".join([*lines, f"n: {n}; seed 0"])
+    return "\n".join([*lines, f"n: {n}"])
 
 
-def shown(found: dict[tuple[str, str], Any], model: str, name: str, seconds: str) -> str:
+def shown(found: dict[tuple[str, str], Any], model: str, name: str, seed: str, seconds: str) -> str:
     """Return a model's line."""
     values = [found.get(key, {}).get(model) for key in SHOWN]
     return (
-        f"| {name} | " + " | ".join("-" if value is None else f"{value:.3f}" for value in values) + f" | {seconds} |"
+        f"| {name} | {seed} | "
+        + " | ".join("-" if value is None else f"{value:.3f}" for value in values)
+        + f" | {seconds} |"
     )
 
 
