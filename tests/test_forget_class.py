@@ -43,7 +43,7 @@ def test_with_nothing_given_a_request_is_forgotten(tmp_path: Path) -> None:
     )  # at 300 on the limit
     found = figures(tmp_path / "out")
     forget = found["accuracy", "forget"]
-    assert forget["before"] == 1.0 and forget["gold"] < 0.9 and forget["after"] < 0.95
+    assert forget["before"] == 1.0 and abs(forget["after"] - forget["gold"]) < 0.1
     assert found["accuracy", "holdout"]["n"] > 50 and found["accuracy", "retain"]["after"] > 0.95
 
 

@@ -60,7 +60,7 @@ def streams(model: Losses, batch: Mapping[str, Any], *, logits: bool = False) ->
 def terms(method: LossMethod, now: Progress | None = None, *, lead: str = "forget", **columns: Any) -> dict[str, Any]:
     """Return the terms' values and the gradient of their sum for each loss."""
     model = Losses()
-    task = SimpleNamespace(streams=streams)
+    task = SimpleNamespace(streams=streams, name="causal_lm")
     row = {"prompt": None, "response": ""}
     splits = {
         name: [{**row, "response": str(i)} for i in range(n)]
@@ -129,6 +129,12 @@ def test_npo_away_from_the_reference() -> None:
     one, two, three = (-0.2 * 2 * (1 - s) / 3 for s in sigmoid)
     torch.testing.assert_close(found["forget_slope"], slope(one, one, one, two, three, three))
     assert abs(one) < abs(two) < abs(three)
+
+
+def test_npo_weighs_a_row_by_what_it_adds_up() -> None:
+    """A causal LM's row is the sum of its words, a classifier's one decision; a weight that is given holds for both."""
+    assert NPO().weight("causal_lm") < 1 < NPO().weight("sequence_classifier") == NPO().weight("image_classifier")
+    assert NPO(forget_weight=0.0).weight("causal_lm") == NPO(forget_weight=0.0).weight("image_classifier") == 0.0
 
 
 def test_npo_with_a_small_beta_is_gradient_ascent() -> None:
