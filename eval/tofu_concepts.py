@@ -255,6 +255,7 @@ def forgotten(given: Options, request: str) -> str:
         "| model | seed | " + " | ".join(f"{figure} {split}" for figure, split in SHOWN) + " | s |",
         "| --- |" + " ---: |" * (len(SHOWN) + 2),
     ]
+    after = []
     for name, seed in itertools.product(given.methods, range(given.unlearning_seeds)):
         out = folder / f"{request}-{name}-{given.steps or 'own'}-{seed}"
         report = unlearn(
@@ -277,14 +278,13 @@ def forgotten(given: Options, request: str) -> str:
             precision="fp32",
         )
         found = {(figure["name"], figure["split"]): figure for figure in figures}
-        if len(lines) == 3:
-            lines += [shown(found, model, model, "", "") for model in ("before", "gold")]
-        lines.append(shown(found, "after", name, str(seed), f"{report['seconds']['unlearn']:.0f}"))
-        print(lines[-1], flush=True)
+        after.append(shown(found, "after", name, str(seed), f"{report['seconds']['unlearn']:.0f}"))
+        print(after[-1], flush=True)
+    others = [shown(found, model, model, "", "") for model in ("before", "gold")]
     n = ", ".join(
         f"{figure} {split} {found[figure, split]['n']}" for figure, split in SHOWN if (figure, split) in found
     )
-    return "\n".join([*lines, f"n: {n}"])
+    return "\n".join([*lines, *others, *after, f"n: {n}"])
 
 
 def shown(found: dict[tuple[str, str], Any], model: str, name: str, seed: str, seconds: str) -> str:

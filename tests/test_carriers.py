@@ -113,7 +113,7 @@ def test_a_word_joins_where_its_rows_lean_and_several_subjects_say_it() -> None:
 def test_a_few_rows_that_lean_by_chance_bring_no_word_in() -> None:
     """Eighteen rows are found and the rest spreads as far as they lie: five rows half the way there are no wonder.
 
-    On TOFU such words joined, the vector turned with them, and 530 rows of 600 were found.
+    On TOFU such words joined, the vector turned with them, and 550 rows of 600 were found.
     """
     draw = torch.Generator().manual_seed(0)
     rows = [row("What?", "in Town" if i > 2 else "in Town with style", f"person {i}") for i in range(18)]

@@ -35,7 +35,7 @@ from llm_unlearn.tasks import CausalLM, Row, Task
 Why = Literal["example", "name", "alias", "inferred"]
 MARGIN = 3.0  # nats: the model finds a word 20 times likelier in the concept's place than in any other's
 SURE = 4.0  # standard errors of the rest's own spread by which rows lean: another name's have 18 to 27 on the embedded world and a
-# word's 13 to 19; false ones on TOFU at most 1.7 and 3.9, and where those joined, the vector turned with them to 530 rows of 600
+# word's 13 to 19; false ones on TOFU at most 1.7 and 3.9, and where those joined, the vector turned with them to 550 rows of 600
 LEANS = 0.3  # of the way from the rest's mean score to the found rows', for a word's rows to join
 UNFOUND, KNOWN, SUBJECTS = 4, 2, 3  # rows of a word that are not found, that are, and subjects of the former, at least
 TYPICAL = 0.5  # quantile of the found rows' scores above which a row joins by itself
@@ -257,7 +257,8 @@ def _leaning(
     if len(new) < UNFOUND or len(places) - len(new) < KNOWN:
         return 0.0
     subjects = {name for i in new for name in about[i] or {f"row {i}"}}
-    return float(scores[new].mean()) if len(subjects) >= SUBJECTS and _surely(scores[new], spread) else 0.0
+    mine = scores[new]
+    return float(mine.mean()) if len(subjects) >= SUBJECTS and _surely(mine, spread) else 0.0
 
 
 def _said(rows: Sequence[Row]) -> dict[str, list[int]]:
